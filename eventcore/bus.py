@@ -1,0 +1,482 @@
+"""The bus: one connection to NATS, publishes that are timed out and retried, compare-and-set, schedules, pulls.
+
+What nats-py leaves open is decided here once: nothing waits for ever, a publish is retried under the same Msg-Id, a
+fetch is never merely cancelled (a message delivered to a cancelled fetch is swallowed for ``ack_wait``), and a reader
+learns at once that the connection was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import msgspec
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+
+from eventcore import events
+from eventcore.errors import (
+    BusUnreachableError,
+    NoJetStreamError,
+    PublishError,
+    SettingsError,
+    StreamMissingError,
+    WrongSequenceError,
+)
+from eventcore.grants import BUCKET
+from eventcore.keys import Key, audit_subject, encode, timer_subject, work_subject
+from eventcore.logs import get
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+    from eventcore.settings import Settings
+
+log = get("bus")
+
+ATTEMPT_TIMEOUT: Final = 2.0
+PUBLISH_TIMEOUT: Final = 15.0
+"""Seconds until a publish that nobody acknowledged is given up: longer than a restart of the server."""
+RETRY_PAUSE: Final = 0.25
+"""Seconds between attempts while no JetStream answers (NATS ADR-22)."""
+KV_PREFIX: Final = f"$KV.{BUCKET}."
+
+_WRONG_LAST_SEQUENCE: Final = 10071
+_NO_MESSAGE: Final = 10037
+_STREAM_NOT_FOUND: Final = 10059
+_UNAVAILABLE: Final = 503
+
+
+class BusMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of a stream. ``time`` is when the server stored it."""
+
+    subject: str
+    sequence: int
+    time: datetime
+    headers: dict[str, str]
+    data: bytes
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """The server stored it under this sequence, or had it already."""
+
+    sequence: int
+    duplicate: bool = False
+
+
+class StreamState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stream holds. Another ``created`` means another stream under the same name."""
+
+    created: str
+    last_sequence: int
+    messages: int
+    subjects: int = 0
+
+
+class KvEntry(msgspec.Struct, frozen=True):
+    """A key of the bucket: revision for compare-and-set, and the value (empty after a delete)."""
+
+    revision: int
+    value: bytes
+
+
+class _State(msgspec.Struct, frozen=True):
+    last_seq: int = 0
+    messages: int = 0
+    num_subjects: int = 0
+
+
+class _ApiError(msgspec.Struct, frozen=True):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _StreamInfo(msgspec.Struct, frozen=True):
+    created: str = ""
+    state: _State = _State()
+    error: _ApiError | None = None
+
+
+class Bus:
+    """A connection to NATS with JetStream. Make it with :meth:`connect`."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.nc = client
+        self.js = client.jetstream(timeout=ATTEMPT_TIMEOUT)
+        self.name = name
+        self.on_reconnect: list[Callable[[], None]] = []
+
+    @classmethod
+    async def connect(cls, settings: Settings, name: str) -> Self:
+        """Connect and make sure that JetStream answers.
+
+        Raises BusUnreachableError or NoJetStreamError, SettingsError for unreadable credentials. Later losses of the
+        connection are retried for ever.
+        """
+        bus = cls(Client(), name)
+        options = _credentials(settings)
+        try:
+            async with asyncio.timeout(10):
+                await bus.nc.connect(
+                    servers=[url.strip() for url in settings.nats_url.split(",")],
+                    name=name,
+                    error_cb=bus._on_error,
+                    disconnected_cb=bus._on_disconnect,
+                    reconnected_cb=bus._on_reconnect,
+                    max_reconnect_attempts=1,  # the first connection fails fast, see below
+                    reconnect_time_wait=0,
+                    connect_timeout=2,
+                    ping_interval=5,
+                    max_outstanding_pings=2,
+                    inbox_prefix=f"_INBOX_{encode(name.split('-', maxsplit=1)[0])}",
+                    **options,
+                )
+        except (OSError, TimeoutError, nats.errors.Error) as error:
+            await _close_quietly(bus.nc)
+            raise BusUnreachableError(
+                f"no NATS server answers at {settings.nats_url} ({str(error) or type(error).__name__}): "
+                "start it, or set TETHER_NATS_URL"
+            ) from error
+        bus.nc.options["max_reconnect_attempts"] = -1
+        bus.nc.options["reconnect_time_wait"] = RETRY_PAUSE
+        try:
+            await bus.js.account_info()
+        except (nats.errors.NoRespondersError, nats.js.errors.ServiceUnavailableError) as error:
+            await bus.close()
+            raise NoJetStreamError(
+                f"the NATS server at {settings.nats_url} has no JetStream: start it with -js, or with a jetstream block"
+            ) from error
+        except (TimeoutError, nats.errors.Error) as error:
+            await bus.close()
+            raise BusUnreachableError(
+                f"JetStream at {settings.nats_url} does not answer ({error}): look at the server and this user's rights"
+            ) from error
+        return bus
+
+    async def _on_error(self, error: Exception) -> None:
+        log.debug("nats error", error=str(error) or type(error).__name__)
+
+    async def _on_disconnect(self) -> None:
+        if not self.nc.is_closed:
+            log.warning("nats connection lost")
+
+    async def _on_reconnect(self) -> None:
+        log.info("nats connection is back")
+        for listener in list(self.on_reconnect):
+            listener()
+
+    @property
+    def connected(self) -> bool:
+        return self.nc.is_connected
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of the largest message that the server takes."""
+        return self.nc.max_payload
+
+    async def close(self) -> None:
+        """Flush what was published and close."""
+        with suppress(TimeoutError, nats.errors.Error):
+            await self.nc.flush(timeout=2)
+        await _close_quietly(self.nc)
+
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        event: events.Event | None = None,
+        *,
+        msg_id: str = "",
+        expect_last: int | None = None,
+        rollup: bool = False,
+        ttl: float | None = None,
+        headers: dict[str, str] | None = None,
+        timeout: float = PUBLISH_TIMEOUT,  # noqa: ASYNC109 -- the whole of several attempts, each timed out by itself
+    ) -> PubAck:
+        """Publish and wait until the server stored it.
+
+        Without an answer it is published again under the same Msg-Id until ``timeout`` seconds are over (PublishError:
+        it may or may not be stored). ``expect_last`` is the sequence that must be the subject's last (0: none);
+        otherwise WrongSequenceError, also for the second try of a publish whose first was stored: the server checks
+        it before the Msg-Id. ``ttl`` is in whole seconds, at least 1.
+        """
+        all_headers = dict(headers or {})
+        if event is not None:
+            all_headers |= event.headers()
+        if msg_id:
+            all_headers["Nats-Msg-Id"] = msg_id
+        if expect_last is not None:
+            all_headers["Nats-Expected-Last-Subject-Sequence"] = str(expect_last)
+        if rollup:
+            all_headers["Nats-Rollup"] = "sub"
+        if ttl is not None:
+            all_headers["Nats-TTL"] = str(max(1, int(ttl)))
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                ack = await self.js.publish(subject, data, timeout=ATTEMPT_TIMEOUT, headers=all_headers or None)
+            except (TimeoutError, nats.errors.Error) as error:
+                self._raise_if_final(error, subject, len(data), expect_last)
+                if time.monotonic() >= deadline:
+                    missing = isinstance(error, nats.js.errors.NoStreamResponseError) and self.connected
+                    hint = "run `tether topology apply`" if missing else "look at the NATS server"
+                    raise PublishError(f"no stream acknowledged {subject} in {timeout:g} s: {hint}") from error
+            else:
+                return PubAck(ack.seq, bool(ack.duplicate))
+            await asyncio.sleep(RETRY_PAUSE)
+
+    def _raise_if_final(self, error: Exception, subject: str, size: int, expect_last: int | None) -> None:
+        """Raise what another try cannot mend."""
+        match error:
+            case nats.js.errors.APIError() if error.err_code == _WRONG_LAST_SEQUENCE:
+                raise WrongSequenceError(f"{subject} is not at sequence {expect_last}") from error
+            case nats.js.errors.APIError() if error.code != _UNAVAILABLE:
+                raise PublishError(f"NATS refused a message on {subject}: {error.description}") from error
+            case nats.errors.MaxPayloadError():
+                raise PublishError(
+                    f"a message of {size} bytes on {subject} is over the server's max_payload of {self.max_payload}: "
+                    "raise max_payload"
+                ) from error
+            case nats.errors.ConnectionClosedError() | nats.errors.ConnectionDrainingError():
+                raise PublishError(f"the connection was closed before {subject} was published") from error
+
+    async def last(self, stream: str, subject: str) -> BusMessage | None:
+        """Return the last message of a subject, or None."""
+        try:
+            raw = await self.js.get_last_msg(stream, subject)
+        except nats.js.errors.APIError as error:
+            if error.err_code == _NO_MESSAGE or isinstance(error, nats.js.errors.NotFoundError):
+                if error.err_code == _STREAM_NOT_FOUND:
+                    raise _missing(stream) from error
+                return None
+            raise
+        return BusMessage(
+            subject=raw.subject or subject,
+            sequence=raw.seq or 0,
+            time=raw.time or datetime.now(UTC),
+            headers=dict(raw.headers or {}),
+            data=raw.data or b"",
+        )
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """Return what a stream holds now; StreamMissingError, or TimeoutError and nats errors while away."""
+        reply = await self.nc.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=ATTEMPT_TIMEOUT)
+        info = msgspec.json.decode(reply.data, type=_StreamInfo)
+        if info.error is not None:
+            if info.error.err_code == _STREAM_NOT_FOUND:
+                raise _missing(stream)
+            raise StreamMissingError(f"stream {stream}: {info.error.description}")
+        return StreamState(
+            created=info.created,
+            last_sequence=info.state.last_seq,
+            messages=info.state.messages,
+            subjects=info.state.num_subjects,
+        )
+
+    async def work(self, worker: str, target: Key, request: events.WorkRequest, *, msg_id: str = "") -> PubAck:
+        """Ask a worker to reconcile a key."""
+        subject = work_subject(worker, target)
+        event = self._event(events.WORK, str(target), msg_id)
+        return await self.publish(subject, events.encode_body(request), event, msg_id=msg_id)
+
+    async def schedule(self, worker: str, target: Key, at: datetime, request: events.WorkRequest) -> None:
+        """Ask a worker to reconcile a key at a time. There is one timer per worker and key: the earliest time wins.
+
+        Only the holder of the key's lane calls this. No Msg-Id: a replacement with the same one would be swallowed.
+        """
+        subject = timer_subject(worker, target)
+        while True:
+            resting = await self.last("WORK", subject)
+            due = at.astimezone(UTC)
+            if resting is not None:
+                with suppress(ValueError):
+                    due = min(
+                        due, datetime.fromisoformat(resting.headers.get("Nats-Schedule", "").removeprefix("@at "))
+                    )
+            headers = {
+                "Nats-Schedule": f"@at {due.isoformat(timespec='milliseconds').replace('+00:00', 'Z')}",
+                "Nats-Schedule-Target": work_subject(worker, target),
+            }
+            try:
+                await self.publish(
+                    subject,
+                    events.encode_body(request),
+                    self._event(events.WORK, str(target)),
+                    expect_last=resting.sequence if resting else 0,
+                    headers=headers,
+                )
+            except WrongSequenceError:
+                continue  # it fired meanwhile, or our own first try was stored
+            return
+
+    async def audit(self, record: events.AuditRecord) -> None:
+        """Append a record to AUDIT."""
+        event = self._event(events.AUDIT, record.object or record.account)
+        subject = audit_subject(record.component, record.tenant, record.action)
+        await self.publish(subject, events.encode_body(record), event, msg_id=event.id)
+
+    async def dead_letter(self, record: events.DeadLetter) -> None:
+        """Put what could not be handled into DLQ."""
+        event = self._event(events.DEAD_LETTER, record.key)
+        subject = f"dlq.{encode(record.worker)}.{encode(record.key)}"
+        msg_id = f"dlq:{record.sequence}" if record.sequence else event.id
+        await self.publish(subject, events.encode_body(record), event, msg_id=msg_id)
+
+    async def kv_get(self, target: Key) -> KvEntry | None:
+        """Read a key of the bucket ``access`` with its revision; None if it was never written."""
+        message = await self.last(f"KV_{BUCKET}", KV_PREFIX + target.token())
+        if message is None:
+            return None
+        return KvEntry(message.sequence, b"" if "KV-Operation" in message.headers else message.data)
+
+    async def kv_put(self, target: Key, value: bytes, *, revision: int) -> int:
+        """Write a key if its revision is still this one (0: never written); WrongSequenceError otherwise."""
+        return (await self.publish(KV_PREFIX + target.token(), value, expect_last=revision)).sequence
+
+    async def kv_delete(self, target: Key, *, revision: int) -> None:
+        """Delete a key if its revision is still this one; WrongSequenceError otherwise."""
+        await self.publish(KV_PREFIX + target.token(), b"", expect_last=revision, headers={"KV-Operation": "DEL"})
+
+    def _event(self, type_: str, subject: str, id_: str = "") -> events.Event:
+        return events.Event(
+            id=id_ or self.nc._nuid.next().decode(),  # noqa: SLF001 -- nats-py's own generator of unique ids
+            source=f"/tether/{self.name}",
+            type=type_,
+            subject=subject,
+            time=events.now(),
+        )
+
+
+class Pull:
+    """A pull consumer's messages, over an inbox of its own.
+
+    ``nats-py``'s fetch may hand out a message that an earlier, timed-out pull was given; here each message belongs to
+    the pull that is outstanding, so :attr:`sent` (monotonic seconds) is never later than its delivery.
+    """
+
+    def __init__(self, bus: Bus, stream: str, consumer: str) -> None:
+        self._bus = bus
+        self.consumer = consumer
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._subscription: Subscription | None = None
+        self._delivered: deque[Msg] = deque()
+        self._awake = asyncio.Event()
+        self.sent = 0.0
+
+    async def request(self, *, batch: int, expires: float, heartbeat: float = 0.0) -> None:
+        """Send a pull for up to ``batch`` messages, open for ``expires`` seconds."""
+        if self._subscription is None:
+            self._subscription = await self._bus.nc.subscribe(self._bus.nc.new_inbox(), cb=self._take)
+        body: dict[str, int] = {"batch": batch, "expires": int(expires * 1e9)}
+        if heartbeat:
+            body["idle_heartbeat"] = int(heartbeat * 1e9)
+        self.sent = time.monotonic()
+        await self._bus.nc.publish(self._subject, msgspec.json.encode(body), reply=self._subscription.subject)
+
+    async def next(self, timeout: float) -> Msg | None:  # noqa: ASYNC109 -- read at the call, cleaned up here
+        """Return the next message or status of the pull, None when :meth:`wake` was called; TimeoutError."""
+        if not self._delivered:
+            async with asyncio.timeout(timeout):
+                await self._awake.wait()
+        self._awake.clear()
+        return self._delivered.popleft() if self._delivered else None
+
+    def wake(self) -> None:
+        """Let :meth:`next` return."""
+        self._awake.set()
+
+    @contextmanager
+    def waking(self, stopping: asyncio.Event) -> Iterator[None]:
+        """Wake when the connection came back, whose old pulls nobody answers, and when ``stopping`` is set."""
+        stop = asyncio.ensure_future(stopping.wait())
+        stop.add_done_callback(lambda _: self.wake())
+        self._bus.on_reconnect.append(self.wake)
+        try:
+            yield
+        finally:
+            self._bus.on_reconnect.remove(self.wake)
+            stop.cancel()
+
+    async def close_and_give_back(self) -> None:
+        """Unsubscribe first, then give back what was delivered and not taken: the server delivers it elsewhere."""
+        for message in await self.close():
+            with suppress(nats.errors.Error):
+                await message.nak()
+
+    async def close(self) -> list[Msg]:
+        """Unsubscribe, and return the messages that had been delivered and nobody took."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+        left = [message for message in self._delivered if status_of(message) is None]
+        self._delivered.clear()
+        return left
+
+    async def _take(self, message: Msg) -> None:
+        self._delivered.append(message)
+        self._awake.set()
+
+
+def status_of(message: Msg) -> str | None:
+    """Return the status of a pull's answer ("404", "408", "409", "503", "100" for a heartbeat), None for a message."""
+    if message.data or not message.headers or message.reply.startswith("$JS.ACK"):
+        return None
+    return message.headers.get("Status")
+
+
+def message_of(message: Msg) -> BusMessage:
+    """Return a delivered message as a BusMessage."""
+    metadata = message.metadata
+    return BusMessage(
+        subject=message.subject,
+        sequence=metadata.sequence.stream,
+        time=metadata.timestamp,
+        headers=dict(message.headers or {}),
+        data=message.data,
+    )
+
+
+async def pause(stopping: asyncio.Event, seconds: float) -> None:
+    """Wait so many seconds, or until ``stopping`` is set."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stopping.wait(), seconds)
+
+
+def later(seconds: float) -> datetime:
+    """Return the time in so many seconds."""
+    return events.now() + timedelta(seconds=seconds)
+
+
+def _credentials(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if settings.nats_creds_file:
+        options["user_credentials"] = settings.nats_creds_file
+    if settings.nats_user:
+        options["user"] = settings.nats_user
+        try:
+            options["password"] = Path(settings.nats_password_file).read_text().strip()
+        except OSError as error:
+            raise SettingsError(
+                f"TETHER_NATS_PASSWORD_FILE={settings.nats_password_file!r} cannot be read: {error.strerror}"
+            ) from error
+    return options
+
+
+async def _close_quietly(client: Client) -> None:
+    with suppress(TimeoutError, nats.errors.Error, OSError):
+        await client.close()
+
+
+def _missing(stream: str) -> StreamMissingError:
+    return StreamMissingError(f"stream {stream} does not exist: run `tether topology apply`")

@@ -1,0 +1,178 @@
+"""The messages on the bus: CloudEvents 1.0 in NATS binary mode, ``ce-*`` headers and the body as it is.
+
+Every body that is ours is a msgspec Struct that only ever grows fields with defaults; the bytes of each released
+version stay in ``tests/eventcore/golden``. The body of an object event is the Kubernetes object itself.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import msgspec
+
+from eventcore.errors import EventError
+
+if TYPE_CHECKING:
+    from eventcore.keys import ObjectKey
+
+TYPE_PREFIX = "io.capsule-tether."
+OBJECT_CHANGED = TYPE_PREFIX + "object.changed.v1"
+OBJECT_DELETED = TYPE_PREFIX + "object.deleted.v1"
+MARK = TYPE_PREFIX + "mark.v1"
+WORK = TYPE_PREFIX + "work.v1"
+AUDIT = TYPE_PREFIX + "audit.v1"
+DEAD_LETTER = TYPE_PREFIX + "deadletter.v1"
+
+T = TypeVar("T")
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """The context attributes of a CloudEvent; ``id`` is also the ``Nats-Msg-Id`` where one is wanted.
+
+    ``uid`` and ``resource_version`` are extension attributes of object events (``ce-uid``, ``ce-resourceversion``).
+    """
+
+    id: str
+    source: str
+    type: str
+    subject: str = ""
+    time: datetime
+    uid: str = ""
+    resource_version: str = ""
+
+    def headers(self) -> dict[str, str]:
+        """Return the NATS headers of this event."""
+        headers = {
+            "ce-specversion": "1.0",
+            "ce-id": self.id,
+            "ce-source": self.source,
+            "ce-type": self.type,
+            "ce-time": self.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            "ce-datacontenttype": "application/json",
+        }
+        if self.subject:
+            headers["ce-subject"] = self.subject
+        if self.uid:
+            headers["ce-uid"] = self.uid
+        if self.resource_version:
+            headers["ce-resourceversion"] = self.resource_version
+        return headers
+
+    @classmethod
+    def of_headers(cls, headers: dict[str, str] | None) -> Event:
+        """Parse NATS headers; EventError if they hold no CloudEvent."""
+        found = headers or {}
+        try:
+            return cls(
+                id=found["ce-id"],
+                source=found["ce-source"],
+                type=found["ce-type"],
+                subject=found.get("ce-subject", ""),
+                time=datetime.fromisoformat(found["ce-time"]),
+                uid=found.get("ce-uid", ""),
+                resource_version=found.get("ce-resourceversion", ""),
+            )
+        except (KeyError, ValueError) as error:
+            raise EventError(f"not a CloudEvent: header {error}") from error
+
+
+def now() -> datetime:
+    """Return the time as an aware datetime."""
+    return datetime.now(UTC)
+
+
+def object_event(
+    cluster: str,
+    target: ObjectKey,
+    *,
+    uid: str,
+    resource_version: str,
+    deleted: bool = False,
+    time: datetime | None = None,
+) -> Event:
+    """Return the event of one version of an object, or of its tombstone."""
+    return Event(
+        # A tombstone found by comparing a list with the view has no version of its own: every watcher must agree.
+        id=f"{cluster}:{uid}:gone" if deleted else f"{cluster}:{uid}:{resource_version}",
+        source=f"/clusters/{cluster}",
+        type=OBJECT_DELETED if deleted else OBJECT_CHANGED,
+        subject=f"{target.kind}/{target.namespace}/{target.name}"
+        if target.namespace
+        else f"{target.kind}/{target.name}",
+        time=time or now(),
+        uid=uid,
+        resource_version=resource_version,
+    )
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How fresh OBJECTS is for one kind: at ``time`` the watcher had everything up to ``resource_version``."""
+
+    kind: str
+    resource_version: str
+    time: datetime
+    watcher: str = ""
+
+
+Reason = Literal["event", "start", "timer", "retry", "sweep", "replay"]
+
+
+class WorkRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of a WORK message. The subject carries worker and key.
+
+    ``cause`` is the OBJECTS sequence that led to it, 0 for timers, retries, sweeps and replays, which always run.
+    ``cause_id`` is the ce-id of that event, for the audit record. ``attempt`` counts retries since the last success.
+    """
+
+    reason: Reason
+    cause: int = 0
+    cause_id: str = ""
+    attempt: int = 0
+
+
+Outcome = Literal["done", "refused", "failed"]
+
+
+class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who did what, to which object, for which tenant and account, because of which event, with which outcome."""
+
+    time: datetime
+    component: str  # rbac, token, kubeconfig, access, watcher, proxy
+    action: str  # granted, revoked, minted, rotated, distributed, removed, refused, written, ...
+    outcome: Outcome
+    tenant: str = ""
+    account: str = ""  # namespace/name
+    object: str = ""  # Kind/namespace/name
+    cause: str = ""  # ce-id of the event, or timer, sweep, replay
+    message: str = ""
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What could not be handled, with the reason and the original; the original is then gone from WORK."""
+
+    time: datetime
+    worker: str
+    key: str
+    reason: str
+    subject: str
+    headers: dict[str, str] = {}
+    data: bytes = b""
+    deliveries: int = 1
+    sequence: int = 0
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def encode_body(body: Mark | WorkRequest | AuditRecord | DeadLetter) -> bytes:
+    """Return the JSON bytes of one of our bodies."""
+    return _ENCODER.encode(body)
+
+
+def decode_body(type_: type[T], data: bytes) -> T:
+    """Decode one of our bodies; EventError tells what is wrong without quoting it."""
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EventError(f"not a {type_.__name__}: {error}") from error

@@ -1,0 +1,98 @@
+"""The compiled grants in the KV bucket ``access``: what the proxy needs to decide, ready to use.
+
+``access`` workers write them, the proxy reads them. A value that is empty, undecodable or names another key is no
+grant: ``decode_grant`` returns None and the reader fails closed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from eventcore.errors import EventError
+from eventcore.keys import Key, key
+
+BUCKET: Final = "access"
+
+
+class TenantGrant(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tenant"):
+    """``tenant.<name>``: the namespaces that are provably the tenant's, sorted."""
+
+    name: str
+    uid: str
+    namespaces: tuple[str, ...] = ()
+
+    def key(self) -> Key:
+        return key("tenant", self.name)
+
+
+class SubjectGrant(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="subject"):
+    """``subject.<kind>.<name>``: the tenants that a User, Group or ServiceAccount owns, sorted.
+
+    The name of a ServiceAccount is its user name, ``system:serviceaccount:<namespace>:<name>``.
+    """
+
+    subject_kind: str
+    name: str
+    tenants: tuple[str, ...] = ()
+
+    def key(self) -> Key:
+        return key("subject", self.subject_kind, self.name)
+
+
+class BoundSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """A binding Secret of one token generation."""
+
+    name: str
+    uid: str
+    generation: int
+
+
+class AccountGrant(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="account"):
+    """``account.<namespace>.<name>``: an enabled account and the token generations that are good. Never a token."""
+
+    namespace: str
+    name: str
+    uid: str
+    secrets: tuple[BoundSecret, ...] = ()
+
+    def key(self) -> Key:
+        return key("account", self.namespace, self.name)
+
+
+class CapsuleUserRef(msgspec.Struct, frozen=True, kw_only=True):
+    """One effective user of Capsule."""
+
+    kind: str  # User, Group or ServiceAccount
+    name: str
+
+
+class ConfigGrant(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="config"):
+    """``config``: who is a Capsule user, from the CapsuleConfiguration."""
+
+    users: tuple[CapsuleUserRef, ...] = ()
+
+    def key(self) -> Key:
+        return key("config")
+
+
+Grant = TenantGrant | SubjectGrant | AccountGrant | ConfigGrant
+
+_DECODER: Final = msgspec.json.Decoder(Grant)
+
+
+def encode_grant(grant: Grant) -> bytes:
+    """Return the value of a grant."""
+    return msgspec.json.encode(grant)
+
+
+def decode_grant(kv_key: str, value: bytes) -> Grant | None:
+    """Return the grant at this key of the bucket, or None: no grant."""
+    if not value:
+        return None
+    try:
+        grant = _DECODER.decode(value)
+        return grant if Key.of_token(kv_key) == grant.key() else None
+    except (msgspec.DecodeError, EventError, UnicodeDecodeError):
+        return None

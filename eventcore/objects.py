@@ -1,0 +1,275 @@
+"""The Kubernetes objects that Tether reads, as small typed Structs, and what of them goes on the bus.
+
+Unknown fields are ignored and missing ones have defaults, so every served version of Capsule decodes. Field names are
+the API's (camelCase on the wire).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from eventcore.errors import EventError
+
+LABEL_COMPONENT: Final = "capsule-tether.io/component"
+"""On every object of ours: rbac, token or kubeconfig. Watchers select by its existence."""
+ANNOTATION_ACCOUNT: Final = "capsule-tether.io/account"
+"""On every object of ours: ``<namespace>/<name>`` of the account that it was made for."""
+ANNOTATION_TENANT: Final = "capsule-tether.io/tenant"
+ANNOTATION_ENABLED: Final = "capsule.addon.fluxcd/enabled"
+ANNOTATION_GLOBAL: Final = "capsule.addon.fluxcd/kubeconfig-global"
+LABEL_TENANT: Final = "capsule.clastix.io/tenant"
+CAPSULE_GROUP: Final = "capsule.clastix.io"
+OWN_PREFIX: Final = "capsule-tether.io/"
+LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base: immutable, camelCase on the wire."""
+
+
+class OwnerReference(Struct, frozen=True):
+    """metadata.ownerReferences[]."""
+
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class Meta(Struct, frozen=True):
+    """metadata, the parts that Tether reads."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    owner_references: list[OwnerReference] = []
+    finalizers: list[str] = []
+
+
+class PartialObject(Struct, frozen=True):
+    """An object of which only the metadata is read: Secrets and RBAC objects."""
+
+    metadata: Meta
+
+
+class ServiceAccount(Struct, frozen=True):
+    """v1 ServiceAccount."""
+
+    metadata: Meta
+
+
+class NamespaceStatus(Struct, frozen=True):
+    """status of a Namespace."""
+
+    phase: str = "Active"
+
+
+class Namespace(Struct, frozen=True):
+    """v1 Namespace."""
+
+    metadata: Meta
+    status: NamespaceStatus = NamespaceStatus()
+
+    @property
+    def terminating(self) -> bool:
+        return self.metadata.deletion_timestamp is not None or self.status.phase == "Terminating"
+
+
+class LabelSelectorRequirement(Struct, frozen=True):
+    """matchExpressions[]."""
+
+    key: str
+    operator: str
+    values: list[str] = []
+
+
+class LabelSelector(Struct, frozen=True):
+    """metav1.LabelSelector."""
+
+    match_labels: dict[str, str] = {}
+    match_expressions: list[LabelSelectorRequirement] = []
+
+
+class TenantSpecOwner(Struct, frozen=True):
+    """Tenant spec.owners[] and, without proxySettings, status.owners[]."""
+
+    kind: str = "User"
+    name: str = ""
+    cluster_roles: list[str] = []
+
+
+class Subject(Struct, frozen=True):
+    """rbac.authorization.k8s.io Subject."""
+
+    kind: str = ""
+    name: str = ""
+    namespace: str = ""
+    api_group: str = ""
+
+
+class AdditionalRoleBinding(Struct, frozen=True):
+    """Tenant spec.additionalRoleBindings[]."""
+
+    cluster_role_name: str = ""
+    subjects: list[Subject] = []
+
+
+class TenantPermissions(Struct, frozen=True):
+    """Tenant spec.permissions."""
+
+    match_owners: list[LabelSelector] = []
+    allow_owner_promotion: bool = True
+
+
+class TenantSpec(Struct, frozen=True):
+    """Tenant spec, the parts that Tether reads."""
+
+    owners: list[TenantSpecOwner] = []
+    permissions: TenantPermissions = TenantPermissions()
+    additional_role_bindings: list[AdditionalRoleBinding] = []
+    cordoned: bool = False
+
+
+class TenantStatus(Struct, frozen=True):
+    """Tenant status. ``owners`` is None where this Capsule does not serve it."""
+
+    state: str = ""
+    observed_generation: int = 0
+    namespaces: list[str] = []
+    owners: list[TenantSpecOwner] | None = None
+
+
+class Tenant(Struct, frozen=True):
+    """capsule.clastix.io/v1beta2 Tenant."""
+
+    metadata: Meta
+    spec: TenantSpec = TenantSpec()
+    status: TenantStatus = TenantStatus()
+
+
+class TenantOwnerSpec(Struct, frozen=True):
+    """TenantOwner spec."""
+
+    kind: str = "User"
+    name: str = ""
+    cluster_roles: list[str] = []
+    aggregate: bool = True
+
+
+class TenantOwner(Struct, frozen=True):
+    """capsule.clastix.io/v1beta2 TenantOwner (Capsule 0.12 and later)."""
+
+    metadata: Meta
+    spec: TenantOwnerSpec = TenantOwnerSpec()
+
+
+class CapsuleUser(Struct, frozen=True):
+    """users[] and administrators[] of a CapsuleConfiguration."""
+
+    kind: str = "Group"
+    name: str = ""
+
+
+class CapsuleConfigurationSpec(Struct, frozen=True):
+    """CapsuleConfiguration spec: the users of Capsule in the fields of all supported versions."""
+
+    user_groups: list[str] = []
+    user_names: list[str] = []
+    users: list[CapsuleUser] = []
+    administrators: list[CapsuleUser] = []
+    ignore_user_with_groups: list[str] = []
+    allow_service_account_promotion: bool = False
+
+
+class CapsuleConfigurationStatus(Struct, frozen=True):
+    """CapsuleConfiguration status (0.13 and later): the effective users."""
+
+    users: list[CapsuleUser] | None = None
+
+
+class CapsuleConfiguration(Struct, frozen=True):
+    """capsule.clastix.io/v1beta2 CapsuleConfiguration."""
+
+    metadata: Meta
+    spec: CapsuleConfigurationSpec = CapsuleConfigurationSpec()
+    status: CapsuleConfigurationStatus = CapsuleConfigurationStatus()
+
+
+KubeObject = ServiceAccount | Namespace | Tenant | TenantOwner | CapsuleConfiguration | PartialObject
+
+KINDS: Final[dict[str, type[KubeObject]]] = {
+    "ServiceAccount": ServiceAccount,
+    "Namespace": Namespace,
+    "Tenant": Tenant,
+    "TenantOwner": TenantOwner,
+    "CapsuleConfiguration": CapsuleConfiguration,
+    "Secret": PartialObject,
+    "CASecret": PartialObject,
+    "RoleBinding": PartialObject,
+    "ClusterRole": PartialObject,
+    "ClusterRoleBinding": PartialObject,
+}
+"""Kind on the bus to its type. ``Secret`` and the RBAC kinds are those with LABEL_COMPONENT, metadata only;
+``CASecret`` is the one Secret that holds the proxy's CA, a kind of its own so that its list never buries the others."""
+
+_DECODERS: Final = {kind: msgspec.json.Decoder(type_) for kind, type_ in KINDS.items()}
+_METADATA_ONLY: Final = frozenset(kind for kind, type_ in KINDS.items() if type_ is PartialObject)
+
+
+def decode_object(kind: str, body: bytes | msgspec.Raw) -> KubeObject:
+    """Decode the JSON of an object of a known kind; EventError without a word of its content."""
+    try:
+        return _DECODERS[kind].decode(body)
+    except KeyError as error:
+        raise EventError(f"{kind!r} is not a kind that Tether reads") from error
+    except msgspec.DecodeError as error:
+        raise EventError(f"not a {kind}: {error}") from error
+
+
+def publishable(kind: str, body: bytes | msgspec.Raw) -> bytes:
+    """Return the JSON that goes to OBJECTS for an object as the API server gave it.
+
+    Without managedFields and last-applied-configuration. Of a kind read as metadata only, nothing but name, namespace,
+    uid, resourceVersion, timestamps, owner references, labels and our own annotations: whatever else the input holds,
+    a Secret's data among it, is not copied.
+    """
+    value: dict[str, Any] = msgspec.json.decode(body)
+    metadata: dict[str, Any] = value.get("metadata") or {}
+    metadata.pop("managedFields", None)
+    annotations: dict[str, str] = metadata.get("annotations") or {}
+    annotations.pop(LAST_APPLIED, None)
+    if kind in _METADATA_ONLY:
+        annotations = {name: text for name, text in annotations.items() if name.startswith(OWN_PREFIX)}
+        kept = (
+            "name",
+            "namespace",
+            "uid",
+            "resourceVersion",
+            "generation",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "ownerReferences",
+            "labels",
+        )
+        metadata = {name: metadata[name] for name in kept if name in metadata}
+        value = {name: value[name] for name in ("apiVersion", "kind", "type") if name in value}
+    metadata.pop("annotations", None)
+    if annotations:
+        metadata["annotations"] = annotations
+    value["metadata"] = metadata
+    return msgspec.json.encode(value)
+
+
+def tombstone(kind: str, body: bytes) -> bytes:
+    """Return the body of a tombstone: the last metadata, nothing else of the object."""
+    value: dict[str, Any] = msgspec.json.decode(publishable(kind, body))
+    return msgspec.json.encode({name: value[name] for name in ("apiVersion", "kind", "metadata") if name in value})

@@ -1,0 +1,149 @@
+"""How a role runs as a process: logs, probes, signals, and an exit code that says what happened.
+
+    0   stopped as asked, or done
+    1   cannot do its work here: one line on stderr says what is wrong and what to do
+    2   a setting is wrong
+    70  a bug: one line in the log, with the traceback at --log-level debug
+
+Heavy libraries (Kubernetes, cryptography) are not imported here: the first event is handled soon after start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from eventcore import logs
+from eventcore.errors import SettingsError, StartError, TetherError
+from eventcore.health import HealthServer, Readiness
+from eventcore.metrics import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from structlog.typing import FilteringBoundLogger
+
+    from eventcore.settings import Settings
+
+EXIT_OK = 0
+EXIT_CANNOT = 1
+EXIT_SETTINGS = 2
+EXIT_BUG = 70
+
+_CANCEL_WAIT = 2.0
+
+
+@dataclass(kw_only=True)
+class Role:
+    """What a role's main function gets: who it is, and how it is told to stop."""
+
+    name: str
+    settings: Settings
+    metrics: Metrics = field(default_factory=Metrics)
+    readiness: Readiness = field(default_factory=Readiness)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    log: FilteringBoundLogger
+    http_port: int = 0
+    """The port of probes and metrics, once they are served."""
+
+
+def run_role(name: str, settings: Settings, main: Callable[[Role], Awaitable[None]]) -> int:
+    """Run ``main`` until it ends or SIGTERM or SIGINT comes, and return the exit code.
+
+    On a signal ``role.stopping`` is set, the process is not ready any more, and ``main`` has ``shutdown_grace`` seconds
+    to return; then it is cancelled. A second signal cancels it at once.
+    """
+    logs.configure(settings.log_level, settings.log_format, name)
+    role = Role(name=name, settings=settings, log=logs.get(f"tether.{name}"))
+    with asyncio.Runner() as runner:
+        try:
+            return runner.run(_run(role, main))
+        except KeyboardInterrupt:
+            # SIGINT before the handlers stood.
+            return EXIT_OK
+        except Exception as error:  # noqa: BLE001 - the end of the process: every error becomes a line and a code
+            return report(name, error)
+
+
+def report(name: str, error: BaseException) -> int:
+    """Tell a person or the log about an error that ends a process; return the exit code.
+
+    A group of errors, as a TaskGroup raises it, counts as its first unexpected one, else its first.
+    """
+    first = next((leaf for leaf in _leaves(error) if not isinstance(leaf, TetherError)), None)
+    if first is not None:
+        logs.get("eventcore.process").error("process failed on an unexpected error", role=name, error=first)
+        return EXIT_BUG
+    known = next(_leaves(error))
+    logs.get("eventcore.process").debug("process cannot go on", role=name, error=known)
+    sys.stderr.write(f"tether {name}: {logs.redact(' '.join(str(known).split()))}\n")
+    return EXIT_SETTINGS if isinstance(known, SettingsError) else EXIT_CANNOT
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+async def _run(role: Role, main: Callable[[Role], Awaitable[None]]) -> int:
+    loop = asyncio.get_running_loop()
+    logs.watch_loop(loop)
+    health = HealthServer(
+        role.settings.http_host, role.settings.http_port, readiness=role.readiness, metrics=role.metrics
+    )
+    role.http_port = await health.start()
+    work = asyncio.ensure_future(main(role))
+    try:
+        with _signals(loop, role, work):
+            role.log.info("process started", http_port=role.http_port)
+            return await _until_done(role, work)
+    finally:
+        await health.stop()
+
+
+@contextlib.contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, role: Role, work: asyncio.Future[None]) -> Iterator[None]:
+    def on_signal(received: signal.Signals) -> None:
+        if role.stopping.is_set():
+            role.log.warning("second signal, stopping at once", signal=received.name)
+            work.cancel()
+            return
+        role.log.info("stopping", signal=received.name)
+        role.readiness.set("process", ok=False, why="stopping")
+        role.stopping.set()
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(one, on_signal, one)
+    try:
+        yield
+    finally:
+        for one in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(one)
+
+
+async def _until_done(role: Role, work: asyncio.Future[None]) -> int:
+    told: asyncio.Future[bool] = asyncio.ensure_future(role.stopping.wait())
+    either: set[asyncio.Future[Any]] = {work, told}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            await asyncio.wait({work}, timeout=role.settings.shutdown_grace)
+    finally:
+        told.cancel()
+    if not work.done():
+        work.cancel()
+        await asyncio.wait({work}, timeout=_CANCEL_WAIT)
+        raise StartError("did not finish its work in --shutdown-grace; what was in hand is done again by another")
+    if work.cancelled():
+        role.log.info("process stopped before its work was finished")
+        return EXIT_CANNOT
+    work.result()
+    role.log.info("process stopped")
+    return EXIT_OK

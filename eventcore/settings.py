@@ -1,0 +1,370 @@
+"""Every setting of every process, in one documented place.
+
+A setting is a field of `Settings`: its type, default, bounds and one line of help stand together, and the flag
+(``--token-ttl``), the variable (``TETHER_TOKEN_TTL``), ``--help`` and the reference page are made from them. A flag
+beats the environment, the environment beats the default. What is wrong is refused before anything starts.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from eventcore.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "TETHER_"
+MINUTE = 60.0
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": MINUTE, "h": HOUR, "d": DAY}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://")
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def duration(text: str) -> float:
+    """Return the seconds of ``"250ms"``, ``"30s"``, ``"5m"``, ``"1h30m"`` or ``"7d"``; "0" is zero.
+
+    ValueError for anything else, also for a number without a unit.
+    """
+    stripped = text.strip()
+    if stripped == "0":
+        return 0.0
+    if not _DURATION.fullmatch(stripped):
+        raise ValueError(f"{text!r} is not a duration")
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(stripped))
+
+
+def format_duration(seconds: float) -> str:
+    """Return the shortest text that `duration` reads back as these seconds (to the millisecond)."""
+    rest = round(seconds * 1000)
+    text = ""
+    for unit in ("h", "m", "s", "ms"):
+        count, rest = divmod(rest, round(_UNITS[unit] * 1000))
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def _text(section: str, description: str) -> msgspec.Meta:
+    return msgspec.Meta(description=description, extra={"section": section})
+
+
+def _number(section: str, description: str, least: float, most: float | None = None) -> msgspec.Meta:
+    return msgspec.Meta(description=description, ge=least, le=most, extra={"section": section})
+
+
+def _seconds(section: str, description: str, least: float = 0.001, most: float | None = None) -> msgspec.Meta:
+    return msgspec.Meta(description=description, ge=least, le=most, extra={"section": section, "unit": "duration"})
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings. Durations are seconds; files are paths, and "" means none."""
+
+    # What every process shares.
+    cluster: Annotated[str, _text("process", "name of this cluster, part of every message id")] = "default"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _text("process", "least level that is logged; debug adds traces")
+    ] = "info"
+    log_format: Annotated[
+        Literal["json", "console"], _text("process", "json: an object a line; console: for people")
+    ] = "json"
+    http_host: Annotated[str, _text("process", "address for probes and metrics; in a cluster 0.0.0.0")] = "127.0.0.1"
+    http_port: Annotated[int, _number("process", "port for probes and metrics; 0 picks a free one", 0, 65535)] = 8080
+    shutdown_grace: Annotated[float, _seconds("process", "time to finish after SIGTERM; below the pod's grace")] = 25.0
+
+    # NATS.
+    nats_url: Annotated[str, _text("nats", "servers, comma separated")] = "nats://127.0.0.1:4222"
+    nats_creds_file: Annotated[str, _text("nats", "credentials file (JWT and seed)")] = ""
+    nats_user: Annotated[str, _text("nats", "user, with nats-password-file")] = ""
+    nats_password_file: Annotated[str, _text("nats", "file that holds the user's password")] = ""
+    nats_ca_file: Annotated[str, _text("nats", "CA bundle of the servers; empty: the system's")] = ""
+    nats_cert_file: Annotated[str, _text("nats", "client certificate, with nats-key-file")] = ""
+    nats_key_file: Annotated[str, _text("nats", "key of the client certificate")] = ""
+    nats_connect_timeout: Annotated[float, _seconds("nats", "time for the first connection and for a request")] = 5.0
+    stream_replicas: Annotated[int, _number("nats", "copies of each stream and bucket: 1, or 3 in a cluster", 1, 5)] = 1
+    audit_max_age: Annotated[float, _seconds("nats", "how long audit records are kept", HOUR)] = 30 * DAY
+    dlq_max_age: Annotated[float, _seconds("nats", "how long dead letters are kept", HOUR)] = 90 * DAY
+
+    # Kubernetes.
+    kubeconfig: Annotated[str, _text("kubernetes", "empty: in-cluster, else KUBECONFIG, else ~/.kube/config")] = ""
+    kube_context: Annotated[str, _text("kubernetes", "context of the kubeconfig; empty: the current one")] = ""
+    kube_request_timeout: Annotated[float, _seconds("kubernetes", "limit for one request that is not a watch")] = 10.0
+    capsule_configuration_name: Annotated[str, _text("kubernetes", "the CapsuleConfiguration in use")] = "default"
+
+    # Watchers.
+    watch_timeout: Annotated[float, _seconds("watch", "the API server ends a watch after it", 1, 50 * MINUTE)] = 290.0
+    # API servers send a bookmark about once a minute, so anything shorter breaks every quiet watch.
+    watch_inactivity: Annotated[float, _seconds("watch", "a watch that is silent this long is opened again", 1)] = 90.0
+    list_page_size: Annotated[int, _number("watch", "objects a page", 1, 10_000)] = 500
+    mark_interval: Annotated[float, _seconds("watch", "a mark of freshness goes out at least this often")] = 5.0
+    mass_delete_share: Annotated[
+        float, _number("watch", "a pass that would bury more than this share of a kind stops", 0, 1)
+    ] = 0.5
+    mass_delete_min: Annotated[int, _number("watch", "so many may always be buried in a pass", 0)] = 10
+    tombstone_ttl: Annotated[float, _seconds("watch", "how long a deleted object leaves a tombstone", 1)] = 7 * DAY
+
+    # Workers.
+    ack_wait: Annotated[float, _seconds("work", "a request that is not answered in it goes to another worker", 1)] = (
+        30.0
+    )
+    pull_expiry: Annotated[float, _seconds("work", "how long one fetch waits for work", 0.1)] = 5.0
+    reconcile_timeout: Annotated[float, _seconds("work", "limit for one reconcile", 0.1)] = 20.0
+    max_deliver: Annotated[int, _number("work", "deliveries before a request becomes a dead letter", 5)] = 10
+    retry_base: Annotated[float, _seconds("work", "first wait after a failure; doubles with each one")] = 1.0
+    retry_max: Annotated[float, _seconds("work", "longest wait after a failure")] = 5 * MINUTE
+    sweep_interval: Annotated[float, _seconds("work", "every key is looked at again in it, with jitter", 1)] = HOUR
+    home_cluster_role: Annotated[str, _text("work", "ClusterRole of the account in its home namespace")] = (
+        "cluster-admin"
+    )
+    owner_status_grace: Annotated[
+        float, _seconds("work", "how long owners in a Tenant's stale status still count", 0, 30)
+    ] = 30.0
+    flux_service_account: Annotated[
+        str, _text("work", "bind this account's name in each tenant namespace (Flux lockdown); empty: none")
+    ] = ""
+    capsule_users: Annotated[
+        Literal["off", "configuration", "tenantowner"],
+        _text("work", "make the account a Capsule user: in CapsuleConfiguration, by a TenantOwner, or not at all"),
+    ] = "off"
+
+    # Tokens and kubeconfigs.
+    token_mode: Annotated[
+        Literal["bound", "static"], _text("token", "bound: short-lived and rotated; static: a legacy token Secret")
+    ] = "bound"  # noqa: S105 - a mode, not a token
+    token_audiences: Annotated[str, _text("token", "comma separated; empty: the API server's own")] = ""
+    token_ttl: Annotated[float, _seconds("token", "life of a token", 600)] = DAY
+    token_rotate_at: Annotated[float, _number("token", "share of its life at which a token is rotated", 0.05, 0.95)] = (
+        0.8
+    )
+    token_rotate_after: Annotated[float, _seconds("token", "rotate at this age instead; 0: token-rotate-at", 0)] = 0.0
+    token_overlap: Annotated[float, _seconds("token", "how long the token before stays valid after rotation", 0)] = (
+        300.0
+    )
+    proxy_url: Annotated[str, _text("token", "server in the kubeconfigs")] = (
+        "https://capsule-proxy.capsule-system.svc:9001"
+    )
+    proxy_ca_namespace: Annotated[str, _text("token", "namespace of the proxy's CA")] = "capsule-system"
+    proxy_ca_secret: Annotated[str, _text("token", "Secret that holds the proxy's CA")] = "capsule-proxy"  # noqa: S105 - an object's name
+    proxy_ca_keys: Annotated[str, _text("token", "keys of that Secret, the first one that is there")] = "ca.crt,ca"
+
+    # The proxy.
+    proxy_host: Annotated[str, _text("proxy", "address for tenants; in a cluster 0.0.0.0")] = "127.0.0.1"
+    proxy_port: Annotated[int, _number("proxy", "port for tenants; 0 picks a free one", 0, 65535)] = 9001
+    proxy_tls_cert: Annotated[str, _text("proxy", "serving certificate, PEM")] = ""
+    proxy_tls_key: Annotated[str, _text("proxy", "its key, PEM")] = ""
+    identity_cache_ttl: Annotated[float, _seconds("proxy", "how long an accepted credential is believed", 0, 10)] = 10.0
+    max_view_age: Annotated[float, _seconds("proxy", "older than this, filtered answers are refused", 1)] = 30.0
+
+    def rotation_age(self) -> float:
+        """Return the age in seconds at which a token that lives ``token_ttl`` is rotated."""
+        return self.token_rotate_after or self.token_ttl * self.token_rotate_at
+
+    def audiences(self) -> tuple[str, ...]:
+        """Return the audiences to ask for, empty for the API server's own."""
+        return _words(self.token_audiences)
+
+    def ca_keys(self) -> tuple[str, ...]:
+        """Return the keys of the CA Secret, in the order to try."""
+        return _words(self.proxy_ca_keys)
+
+    def nats_servers(self) -> list[str]:
+        """Return the NATS servers' URLs."""
+        return list(_words(self.nats_url))
+
+
+class SettingDoc(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting as a reader sees it."""
+
+    name: str
+    section: str
+    flag: str  # --token-ttl
+    variable: str  # TETHER_TOKEN_TTL
+    allowed: str  # "a duration such as 30s, 5m or 24h, at least 10m"
+    default: str
+    description: str
+
+
+class _Field(msgspec.Struct, frozen=True):
+    """What loading needs to know of a field."""
+
+    name: str
+    kind: type[object]  # bool, int, float or str
+    choices: tuple[str, ...]
+    meta: msgspec.Meta
+
+    @property
+    def is_duration(self) -> bool:
+        return (self.meta.extra or {}).get("unit") == "duration"
+
+
+@cache
+def _fields() -> dict[str, _Field]:
+    hints = get_type_hints(Settings, include_extras=True)
+    found: dict[str, _Field] = {}
+    for name in Settings.__struct_fields__:
+        inner, meta = get_args(hints[name])[:2]
+        literal = get_origin(inner) is Literal
+        found[name] = _Field(name, str if literal else inner, get_args(inner) if literal else (), meta)
+    return found
+
+
+def describe() -> list[SettingDoc]:
+    """Return every setting, in the order of the fields, for ``--help`` and the reference."""
+    defaults = Settings()
+    return [
+        SettingDoc(
+            name=name,
+            section=str((field.meta.extra or {})["section"]),
+            flag=_flag(name),
+            variable=_variable(name),
+            allowed=_allowed(field),
+            default=_show(field, getattr(defaults, name)),
+            description=field.meta.description or "",
+        )
+        for name, field in _fields().items()
+    ]
+
+
+def load(environ: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
+    """Return the settings of flags over environment over defaults.
+
+    Flags are keyed by field name and may hold texts or values of the right type; None means not given. Other
+    ``TETHER_*`` variables are left alone, since scripts and Kubernetes services set some. SettingsError names the
+    flag or variable, its value, and what is allowed.
+    """
+    fields = _fields()
+    if unknown := sorted(set(flags) - set(fields)):
+        raise SettingsError(f"{_flag(unknown[0])} is not a setting; --help lists them all")
+    values: dict[str, object] = {}
+    for name, field in fields.items():
+        if (given := flags.get(name)) is not None:
+            values[name] = _read(field, _flag(name), given)
+        elif (text := environ.get(_variable(name))) is not None and not _is_service_link(name, text):
+            values[name] = _read(field, _variable(name), text)
+    settings = msgspec.convert(values, Settings)
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Refuse values that are right one by one and wrong together; SettingsError says which and what to do."""
+    pairs = (
+        ("nats_user", "nats_password_file"),
+        ("nats_cert_file", "nats_key_file"),
+        ("proxy_tls_cert", "proxy_tls_key"),
+    )
+    for left, right in pairs:
+        if bool(getattr(settings, left)) != bool(getattr(settings, right)):
+            raise SettingsError(f"{_flag(left)} and {_flag(right)} go together: set both or neither")
+    if settings.nats_creds_file and settings.nats_user:
+        raise SettingsError("--nats-creds-file and --nats-user are two ways to log in to NATS: set one")
+    if not settings.nats_servers():
+        raise SettingsError("--nats-url names no server, for example nats://127.0.0.1:4222")
+    if not settings.ca_keys():
+        raise SettingsError("--proxy-ca-keys names no key, for example ca.crt")
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", settings.proxy_url):
+        raise SettingsError(f"--proxy-url {settings.proxy_url!r} is not a URL such as https://proxy.example:9001")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", settings.cluster):
+        raise SettingsError(f"--cluster {settings.cluster!r}: use letters, digits, - and _ only")
+    _longer(settings, "token_ttl", "token_rotate_after", why="a token is rotated before it expires")
+    _longer(settings, "retry_max", "retry_base", why="waits grow from one to the other", equal=True)
+    _longer(settings, "max_view_age", "mark_interval", why="each mark makes the view fresh again")
+    _longer(settings, "shutdown_grace", "reconcile_timeout", why="a reconcile may finish on shutdown", equal=True)
+    busy = settings.reconcile_timeout + settings.pull_expiry
+    if settings.ack_wait <= busy:
+        raise SettingsError(
+            f"--ack-wait {format_duration(settings.ack_wait)} must be longer than --reconcile-timeout plus "
+            f"--pull-expiry ({format_duration(busy)}): else another worker gets a request that is still being worked on"
+        )
+
+
+def _longer(settings: Settings, longer: str, shorter: str, *, why: str, equal: bool = False) -> None:
+    high, low = getattr(settings, longer), getattr(settings, shorter)
+    if high < low or (high == low and not equal):
+        raise SettingsError(
+            f"{_flag(longer)} {format_duration(high)} must be {'at least' if equal else 'longer than'} "
+            f"{_flag(shorter)} {format_duration(low)}: {why}"
+        )
+
+
+def _read(field: _Field, source: str, given: object) -> object:
+    try:
+        value = _parse(field, given.strip()) if isinstance(given, str) else _same_type(field, given)
+    except ValueError:
+        value = None
+    if value is None or not _in_bounds(field.meta, value):
+        raise SettingsError(f"{source}={_USERINFO.sub('***', str(given))!r}: must be {_allowed(field)}")
+    return value
+
+
+def _parse(field: _Field, text: str) -> object:
+    if field.kind is bool:
+        return _BOOLEANS.get(text.lower())
+    if field.kind is int:
+        return int(text)
+    if field.kind is float:
+        return duration(text) if field.is_duration else float(text)
+    return text if not field.choices or text in field.choices else None
+
+
+def _same_type(field: _Field, value: object) -> object:
+    if field.kind is bool or isinstance(value, bool):
+        return value if field.kind is type(value) else None
+    if field.kind is float and isinstance(value, (int, float)):
+        return float(value)
+    return value if isinstance(value, field.kind) else None
+
+
+def _in_bounds(meta: msgspec.Meta, value: Any) -> bool:
+    # Written so that NaN is out of bounds too.
+    above = meta.ge is None or bool(value >= meta.ge)
+    below = meta.le is None or bool(value <= meta.le)
+    return above and below and value != float("inf")
+
+
+def _allowed(field: _Field) -> str:
+    if field.choices:
+        return " or ".join((", ".join(field.choices[:-1]), field.choices[-1]))
+    if field.kind is bool:
+        return "true or false"
+    if field.kind is str:
+        return "text"
+    what = "a duration such as 30s, 5m or 24h" if field.is_duration else "a number"
+    what = "a whole number" if field.kind is int else what
+    if field.meta.ge is not None and (field.meta.ge > _UNITS["ms"] or not field.is_duration):
+        what += f", at least {_show(field, field.meta.ge)}"
+    return what + (f", at most {_show(field, field.meta.le)}" if field.meta.le is not None else "")
+
+
+def _show(field: _Field, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if field.is_duration and isinstance(value, (int, float)):
+        return format_duration(value)
+    return str(value)
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    # A Service named tether-proxy makes Kubernetes set TETHER_PROXY_PORT=tcp://10.0.0.1:9001 in every pod beside it.
+    return name.endswith("_port") and _SERVICE_LINK.match(text) is not None
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)

@@ -1,0 +1,444 @@
+"""State in memory: what a stream last said of each subject, followed live, with a known age.
+
+A :class:`Reader` follows OBJECTS or the bucket ``access`` through an ephemeral named pull consumer of its own. It
+starts with the last message of every subject and goes on live. When the connection came back, the consumer vanished,
+or the stream is another one, it reads a new table beside the old and swaps, and listeners hear the difference; so a
+reader is never deaf and never goes on from a sequence that means something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+
+import msgspec
+import nats.errors
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError
+
+from eventcore.bus import KV_PREFIX, Bus, BusMessage, Pull, StreamState, message_of, pause, status_of
+from eventcore.errors import BusError, EventError, StreamMissingError
+from eventcore.events import OBJECT_DELETED, Event, Mark, decode_body, now
+from eventcore.grants import Grant, decode_grant
+from eventcore.keys import Key, ObjectKey
+from eventcore.logs import get
+from eventcore.objects import KubeObject, Meta, PartialObject, decode_object
+from eventcore.topology import ACCESS, OBJECTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nats.aio.msg import Msg
+
+    from eventcore.metrics import Metrics
+
+log = get("views")
+
+BATCH: Final = 512
+PULL_EXPIRES: Final = 10.0
+HEARTBEAT: Final = 1.0
+"""Seconds between idle heartbeats of a reader's pull; two missed ones mean that its consumer is gone."""
+CHECK_INTERVAL: Final = 2.0
+"""Seconds between looks at the stream's creation time and last sequence."""
+
+
+class ObjectRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The last that OBJECTS says of an object. Of a tombstone, ``body`` and ``obj`` hold the last metadata only."""
+
+    key: ObjectKey
+    sequence: int
+    id: str
+    uid: str
+    resource_version: str
+    deleted: bool
+    time: datetime
+    body: bytes
+    obj: KubeObject
+
+    @property
+    def metadata(self) -> Meta:
+        return self.obj.metadata
+
+
+class GrantRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The last that the bucket says of a key. ``grant`` is None for a deleted or unusable value: no grant."""
+
+    key: str
+    sequence: int
+    grant: Grant | None
+
+
+class Record(Protocol):
+    """What stands behind one subject."""
+
+    @property
+    def sequence(self) -> int:
+        """Return the sequence of the message that it was read from."""
+
+
+R = TypeVar("R", bound=Record)
+O = TypeVar("O", bound=KubeObject)  # noqa: E741 -- the object's type
+
+
+class Change(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
+    """What became of one subject. ``old`` None: it was not there. ``new`` None: it is not there any more."""
+
+    old: R | None
+    new: R | None
+    sequence: int
+
+
+class Table(Protocol[R]):
+    """What a reader fills: pure, one message after the other."""
+
+    sequence: int
+
+    def apply(self, message: BusMessage, /) -> Change[R] | None:
+        """Take a message; return what it changed."""
+
+    def records(self) -> dict[str, R]:
+        """Return the records by subject."""
+
+
+class ObjectsView:
+    """The objects of the cluster as OBJECTS has them, tombstones among them, and the marks."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self._records: dict[str, ObjectRecord] = {}
+        self._kinds: dict[str, dict[tuple[str, str], ObjectRecord]] = {}
+        self._marks: dict[str, Mark] = {}
+
+    def apply(self, message: BusMessage) -> Change[ObjectRecord] | None:
+        """Take a message of OBJECTS. One that cannot be understood is logged and changes nothing."""
+        self.sequence = max(self.sequence, message.sequence)
+        try:
+            if message.subject.startswith("marks."):
+                mark = decode_body(Mark, message.data)
+                self._marks[mark.kind] = mark
+                return None
+            record = object_record(message)
+        except EventError as error:
+            log.error("message on OBJECTS cannot be read", subject=message.subject, error=str(error))
+            return None
+        old = self._records.get(message.subject)
+        self._records[message.subject] = record
+        self._kinds.setdefault(record.key.kind, {})[record.key.namespace, record.key.name] = record
+        return Change(old=old, new=record, sequence=message.sequence)
+
+    def records(self) -> dict[str, ObjectRecord]:
+        return self._records
+
+    def get(self, kind: str, namespace: str, name: str) -> ObjectRecord | None:
+        """Return a live object, or None."""
+        record = self._kinds.get(kind, {}).get((namespace, name))
+        return None if record is None or record.deleted else record
+
+    def last(self, key: ObjectKey) -> ObjectRecord | None:
+        """Return what OBJECTS last said, a tombstone too."""
+        return self._kinds.get(key.kind, {}).get((key.namespace, key.name))
+
+    def all(self, kind: str) -> Iterator[ObjectRecord]:
+        """Yield the live objects of a kind."""
+        return (record for record in self._kinds.get(kind, {}).values() if not record.deleted)
+
+    def typed(self, kind: str, type_: type[O]) -> Iterator[O]:
+        """Yield the live objects of a kind as their Struct."""
+        return (cast("O", record.obj) for record in self.all(kind) if isinstance(record.obj, type_))
+
+    def mark(self, kind: str) -> Mark | None:
+        return self._marks.get(kind)
+
+    def marks(self) -> dict[str, Mark]:
+        """Return the marks by kind."""
+        return self._marks
+
+    def age(self, kind: str, at: datetime | None = None) -> float:
+        """Return the seconds since a watcher vouched for the kind, infinite if none did."""
+        mark = self._marks.get(kind)
+        return float("inf") if mark is None else max(0.0, ((at or now()) - mark.time).total_seconds())
+
+
+class AccessView:
+    """The compiled grants."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self._records: dict[str, GrantRecord] = {}
+
+    def apply(self, message: BusMessage) -> Change[GrantRecord] | None:
+        """Take a message of the bucket."""
+        self.sequence = max(self.sequence, message.sequence)
+        key = message.subject.removeprefix(KV_PREFIX)
+        gone = "KV-Operation" in message.headers
+        record = GrantRecord(
+            key=key, sequence=message.sequence, grant=None if gone else decode_grant(key, message.data)
+        )
+        if record.grant is None and not gone:
+            log.error("grant cannot be used, so it grants nothing", key=key)
+        old = self._records.get(message.subject)
+        self._records[message.subject] = record
+        return Change(old=old, new=record, sequence=message.sequence)
+
+    def records(self) -> dict[str, GrantRecord]:
+        return self._records
+
+    def get(self, target: Key) -> Grant | None:
+        """Return the grant of a key, or None."""
+        record = self._records.get(KV_PREFIX + target.token())
+        return record.grant if record else None
+
+    def all(self) -> Iterator[Grant]:
+        """Yield every grant."""
+        return (record.grant for record in self._records.values() if record.grant is not None)
+
+
+def object_record(message: BusMessage) -> ObjectRecord:
+    """Decode a message of OBJECTS; EventError."""
+    key = ObjectKey.of_subject(message.subject)
+    event = Event.of_headers(message.headers)
+    deleted = event.type == OBJECT_DELETED
+    obj: KubeObject
+    if deleted:
+        try:
+            obj = msgspec.json.decode(message.data, type=PartialObject)
+        except msgspec.DecodeError as error:
+            raise EventError(f"not a tombstone: {error}") from error
+    else:
+        obj = decode_object(key.kind, message.data)
+    return ObjectRecord(
+        key=key,
+        sequence=message.sequence,
+        id=event.id,
+        uid=event.uid,
+        resource_version=event.resource_version,
+        deleted=deleted,
+        time=event.time,
+        body=message.data,
+        obj=obj,
+    )
+
+
+V = TypeVar("V", bound=Table[Any])
+
+
+class _LostError(Exception):
+    """The consumer is gone or the stream is another one: read anew."""
+
+
+class Reader(Generic[V, R]):
+    """Follows one stream into a view.
+
+    Always go through :attr:`view`: a rebuild replaces it. :attr:`ready` is false until the first table is complete,
+    and while a rebuild is under way. ``metrics`` takes the applied sequence and the ages.
+    """
+
+    def __init__(self, bus: Bus, stream: str, make: Callable[[], V], *, metrics: Metrics | None = None) -> None:
+        self.bus = bus
+        self.stream = stream
+        self.view = make()
+        self.ready = False
+        self.created = ""
+        self.rebuilds = 0
+        self._make = make
+        self._metrics = metrics
+        self._listeners: list[Callable[[Change[R]], None]] = []
+        self._applied = asyncio.Condition()
+        self._state_read = 0.0
+        self._lost = False
+        self._pull: Pull | None = None
+
+    @classmethod
+    def objects(cls, bus: Bus, metrics: Metrics | None = None) -> Reader[ObjectsView, ObjectRecord]:
+        """Return a reader of OBJECTS."""
+        return Reader[ObjectsView, ObjectRecord](bus, OBJECTS, ObjectsView, metrics=metrics)
+
+    @classmethod
+    def access(cls, bus: Bus, metrics: Metrics | None = None) -> Reader[AccessView, GrantRecord]:
+        """Return a reader of the bucket ``access``."""
+        return Reader[AccessView, GrantRecord](bus, ACCESS, AccessView, metrics=metrics)
+
+    def listen(self, callback: Callable[[Change[R]], None]) -> None:
+        """Call back for every change, in order and before anybody is told that it was applied; it must not block."""
+        self._listeners.append(callback)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Follow the stream until told to stop. Trouble with NATS is waited out."""
+        self.bus.on_reconnect.append(self.rebuild)
+        seconds = 0.1
+        try:
+            while not stopping.is_set():
+                follow = asyncio.ensure_future(self._follow())
+                stop = asyncio.ensure_future(stopping.wait())
+                try:
+                    await asyncio.wait({follow, stop}, return_when=asyncio.FIRST_COMPLETED)
+                    if not follow.done():
+                        return
+                    follow.result()
+                except _LostError as error:
+                    log.info("view is read anew", stream=self.stream, why=str(error))
+                    seconds = 0.1
+                except (BusError, TimeoutError, OSError, nats.errors.Error) as error:
+                    log.warning("view cannot be read", stream=self.stream, error=str(error) or type(error).__name__)
+                finally:
+                    self.ready = False
+                    for task in (follow, stop):
+                        task.cancel()
+                    await asyncio.gather(follow, stop, return_exceptions=True)
+                await pause(stopping, seconds)
+                seconds = min(2.0, seconds * 2)
+        finally:
+            self.bus.on_reconnect.remove(self.rebuild)
+
+    def rebuild(self) -> None:
+        """Read the stream anew beside the present view, and swap."""
+        self._lost = True
+        if self._pull is not None:
+            self._pull.wake()
+
+    async def wait_for(self, sequence: int, timeout: float) -> None:  # noqa: ASYNC109 -- reads better at the call
+        """Wait until the view is complete and holds this sequence; TimeoutError."""
+        if self.ready and self.view.sequence >= sequence:
+            return
+        async with asyncio.timeout(timeout), self._applied:
+            await self._applied.wait_for(lambda: self.ready and self.view.sequence >= sequence)
+
+    async def barrier(self, timeout: float) -> int:  # noqa: ASYNC109 -- the same
+        """Wait until the view holds all that the stream holds now, and return that sequence; TimeoutError."""
+        deadline = time.monotonic() + timeout
+        state = await self.bus.stream_state(self.stream)
+        if self.created and state.created != self.created:
+            self.rebuild()
+        await self.wait_for(state.last_sequence, max(0.0, deadline - time.monotonic()))
+        return state.last_sequence
+
+    @property
+    def behind(self) -> float:
+        """Seconds since this reader last knew itself to be at the end of its stream; infinite before that."""
+        return time.monotonic() - self._state_read if self.ready and self._state_read else float("inf")
+
+    async def _follow(self) -> None:
+        self._lost = False
+        state = await self.bus.stream_state(self.stream)
+        consumer = f"view-{secrets.token_hex(8)}"
+        pending = await self._create(consumer)
+        pull = Pull(self.bus, self.stream, consumer)
+        table = self._make()
+        self._pull = pull
+        try:
+            if pending == 0:
+                table.sequence = state.last_sequence
+                await self._swap(table, state.created)
+            await self._read(pull, table, state, loaded=pending == 0)
+        finally:
+            self._pull = None
+            await asyncio.shield(pull.close())
+            with suppress(TimeoutError, nats.errors.Error):
+                await asyncio.shield(asyncio.wait_for(self.bus.js.delete_consumer(self.stream, consumer), 1))
+
+    async def _create(self, consumer: str) -> int:
+        """Make the consumer; return how many messages stand before it."""
+        try:
+            info = await self.bus.js.add_consumer(
+                self.stream,
+                ConsumerConfig(
+                    name=consumer,
+                    deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
+                    ack_policy=AckPolicy.NONE,
+                    filter_subject=">",
+                    inactive_threshold=30.0,
+                    mem_storage=True,
+                    num_replicas=1,
+                ),
+            )
+        except APIError as error:
+            raise StreamMissingError(f"stream {self.stream} cannot be read: {error.description}") from error
+        return info.num_pending or 0
+
+    async def _read(self, pull: Pull, table: V, start: StreamState, *, loaded: bool) -> None:
+        wanted = 0
+        checked = time.monotonic()
+        while True:
+            if wanted <= 0:
+                await pull.request(batch=BATCH, expires=PULL_EXPIRES, heartbeat=HEARTBEAT)
+                wanted = BATCH
+            try:
+                message = await pull.next(2 * HEARTBEAT + 0.5)
+            except TimeoutError as error:
+                raise _LostError("the consumer is silent") from error
+            if self._lost:
+                raise _LostError("the connection came back, or the stream changed")
+            status = status_of(message) if message is not None else "100"
+            if message is not None and status is None:
+                wanted -= 1
+                await self._take(message, table, live=loaded)
+            elif status == "408":
+                wanted = 0
+            elif status != "100":
+                raise _LostError(f"the consumer answered {status}")
+            if not loaded and (table.sequence >= start.last_sequence or await self._at_end(message, pull)):
+                # The stream's last message may have expired: then nothing of that sequence is ever delivered.
+                table.sequence = max(table.sequence, start.last_sequence)
+                await self._swap(table, start.created)
+                loaded = True
+            if time.monotonic() - checked >= CHECK_INTERVAL:
+                checked = time.monotonic()
+                await self._check(table, start.created)
+
+    async def _take(self, message: Msg, table: V, *, live: bool) -> None:
+        change = table.apply(message_of(message))
+        if live:
+            if change is not None:
+                self._tell(change)
+            if message.metadata.num_pending == 0:
+                self._state_read = time.monotonic()
+            await self._notify()
+
+    async def _at_end(self, message: Msg | None, pull: Pull) -> bool:
+        if message is not None and status_of(message) is None:
+            return message.metadata.num_pending == 0
+        return not (await self.bus.js.consumer_info(self.stream, pull.consumer)).num_pending
+
+    async def _check(self, table: V, created: str) -> None:
+        state = await self.bus.stream_state(self.stream)
+        if state.created != created:
+            raise _LostError("the stream was made anew")
+        if state.last_sequence < table.sequence:
+            raise _LostError("the stream went back")
+        if state.last_sequence <= table.sequence:
+            self._state_read = time.monotonic()
+
+    async def _swap(self, table: V, created: str) -> None:
+        """Tell the difference between the old table and the new one, then take the new one."""
+        old_records: dict[str, R] = self.view.records()
+        new_records: dict[str, R] = table.records()
+        other_stream = created != self.created
+        changes: list[Change[R]] = []
+        for subject, old in old_records.items():
+            if subject not in new_records:
+                changes.append(Change(old=old, new=None, sequence=table.sequence))
+        for subject, new in new_records.items():
+            before = old_records.get(subject)
+            if before is None or other_stream or before.sequence != new.sequence:
+                changes.append(Change(old=before, new=new, sequence=new.sequence))
+        self.view = table
+        if self.created:
+            self.rebuilds += 1
+        self.created = created
+        for change in sorted(changes, key=lambda change: change.sequence):
+            self._tell(change)
+        self.ready = True
+        self._state_read = time.monotonic()
+        await self._notify()
+
+    def _tell(self, change: Change[R]) -> None:
+        for listener in self._listeners:
+            listener(change)
+
+    async def _notify(self) -> None:
+        async with self._applied:
+            self._applied.notify_all()

@@ -1,0 +1,1 @@
+"""access and OBJECTS to HTTPS: the filtering proxy that tenants talk to."""

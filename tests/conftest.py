@@ -1,0 +1,100 @@
+"""Fixtures that every folder uses: a private nats-server, settings that point at it, and connections to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from eventcore import topology
+from eventcore.bus import Bus
+from eventcore.metrics import Metrics
+from eventcore.settings import Settings, load
+from tether.devcluster.nats import NatsServer
+
+# No test depends on how fast the machine is.
+hypothesis.settings.register_profile(
+    "tether", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("tether")
+
+MakeSettings = Callable[..., Settings]
+MakeBus = Callable[..., Awaitable[Bus]]
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A nats-server with JetStream of its own, on a free port."""
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+def make_settings(nats_server: NatsServer) -> MakeSettings:
+    """Return Settings for the private server; keyword arguments are flags."""
+
+    def make(**flags: object) -> Settings:
+        defaults = {"TETHER_NATS_URL": nats_server.url, "TETHER_LOG_LEVEL": "warning", "TETHER_HTTP_PORT": "0"}
+        return load(defaults, flags)
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Settings:
+    return make_settings()
+
+
+@pytest.fixture
+async def make_bus(make_settings: MakeSettings) -> AsyncIterator[MakeBus]:
+    """Return a function that connects to the private server, with the topology applied."""
+    made: list[Bus] = []
+
+    async def make(name: str = "test", settings: Settings | None = None) -> Bus:
+        chosen = settings or make_settings()
+        bus = await Bus.connect(chosen, name)
+        if not made:
+            await topology.apply(bus, chosen)
+        made.append(bus)
+        return bus
+
+    yield make
+    for bus in made:
+        await bus.close()
+
+
+@pytest.fixture
+async def bus(make_bus: MakeBus) -> Bus:
+    return await make_bus()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+async def stopping() -> AsyncIterator[asyncio.Event]:
+    """An event that is set when the test ends, for what runs beside it."""
+    event = asyncio.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+async def background(stopping: asyncio.Event) -> AsyncIterator[Callable[[Awaitable[object]], None]]:
+    """Run awaitables beside the test; at its end ``stopping`` is set and they must end, and their errors show."""
+    tasks: list[asyncio.Future[object]] = []
+
+    def start(awaitable: Awaitable[object]) -> None:
+        tasks.append(asyncio.ensure_future(awaitable))
+
+    yield start
+    stopping.set()
+    async with asyncio.timeout(20):
+        await asyncio.gather(*tasks)

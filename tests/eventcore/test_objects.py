@@ -1,0 +1,122 @@
+"""What of an object goes on the bus: never managedFields, never a Secret's content."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventcore import objects
+from eventcore.errors import EventError
+from eventcore.objects import CapsuleConfiguration, Namespace, Tenant
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda v: st.lists(v) | st.dictionaries(st.text(), v),
+    max_leaves=5,
+)
+
+
+def test_a_namespace_keeps_all_but_managed_fields_and_the_last_applied_configuration() -> None:
+    given: dict[str, Any] = {
+        "kind": "Namespace",
+        "metadata": {"name": "a", "managedFields": [{}], "annotations": {objects.LAST_APPLIED: "{}", "kept": "yes"}},
+        "spec": {"finalizers": ["kubernetes"]},
+    }
+    published = json.loads(objects.publishable("Namespace", json.dumps(given).encode()))
+    assert published == {
+        "kind": "Namespace",
+        "metadata": {"name": "a", "annotations": {"kept": "yes"}},
+        "spec": {"finalizers": ["kubernetes"]},
+    }
+
+
+@pytest.mark.parametrize("kind", ["Secret", "CASecret"])
+@given(extra=st.dictionaries(st.sampled_from(["data", "stringData", "immutable", "x"]), json_values))
+def test_of_a_secret_nothing_but_metadata_is_published(kind: str, extra: dict[str, Any]) -> None:
+    given = extra | {
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {
+            "name": "s",
+            "namespace": "n",
+            "uid": "u",
+            "labels": {"l": "1"},
+            "annotations": {"capsule-tether.io/account": "n/a", "other": "hidden", objects.LAST_APPLIED: "secret"},
+            "managedFields": [{"x": "hidden"}],
+        },
+    }
+    assert json.loads(objects.publishable(kind, json.dumps(given).encode())) == {
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {
+            "name": "s",
+            "namespace": "n",
+            "uid": "u",
+            "labels": {"l": "1"},
+            "annotations": {"capsule-tether.io/account": "n/a"},
+        },
+    }
+
+
+def test_a_tombstone_holds_the_last_metadata_only() -> None:
+    body = json.dumps(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "uid": "u"}, "status": {"phase": "x"}}
+    )
+    assert json.loads(objects.tombstone("Namespace", body.encode())) == {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": "a", "uid": "u"},
+    }
+
+
+def test_a_tenant_of_an_old_capsule_has_no_status_owners() -> None:
+    tenant = objects.decode_object("Tenant", b'{"metadata":{"name":"oil"},"status":{"state":"Active","size":0}}')
+    assert isinstance(tenant, Tenant)
+    assert tenant.status.owners is None
+    assert tenant.spec.owners == []
+
+
+def test_field_names_are_those_of_the_api() -> None:
+    tenant = objects.decode_object(
+        "Tenant",
+        b'{"metadata":{"name":"oil","resourceVersion":"7","ownerReferences":[{"apiVersion":"v1","uid":"u"}]},'
+        b'"spec":{"owners":[{"kind":"Group","name":"g","clusterRoles":["admin"]}],'
+        b'"permissions":{"matchOwners":[{"matchLabels":{"a":"b"}}],"allowOwnerPromotion":false}},'
+        b'"status":{"observedGeneration":3}}',
+    )
+    assert isinstance(tenant, Tenant)
+    assert tenant.metadata.resource_version == "7"
+    assert tenant.metadata.owner_references[0].uid == "u"
+    assert tenant.spec.permissions.match_owners[0].match_labels == {"a": "b"}
+    assert not tenant.spec.permissions.allow_owner_promotion
+    assert tenant.status.observed_generation == 3
+
+
+def test_a_namespace_that_is_being_deleted_is_terminating() -> None:
+    for body in (
+        b'{"metadata":{"name":"a"},"status":{"phase":"Terminating"}}',
+        b'{"metadata":{"name":"a","deletionTimestamp":"2026-01-01T00:00:00Z"}}',
+    ):
+        namespace = objects.decode_object("Namespace", body)
+        assert isinstance(namespace, Namespace)
+        assert namespace.terminating
+
+
+def test_users_of_every_capsule_version_decode() -> None:
+    config = objects.decode_object(
+        "CapsuleConfiguration",
+        b'{"metadata":{"name":"default"},"spec":{"userGroups":["g"],"userNames":["u"],"users":[{"kind":"User","name":"x"}]}}',
+    )
+    assert isinstance(config, CapsuleConfiguration)
+    assert (config.spec.user_groups, config.spec.user_names, config.spec.users[0].name) == (["g"], ["u"], "x")
+    assert config.status.users is None
+
+
+@pytest.mark.parametrize("kind", ["Tenant", "Pod"])
+def test_what_cannot_be_read_is_an_event_error(kind: str) -> None:
+    with pytest.raises(EventError):
+        objects.decode_object(kind, b'{"metadata":"nonsense"}')

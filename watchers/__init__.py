@@ -1,0 +1,1 @@
+"""Kubernetes to OBJECTS: list and watch each kind, publish what changed."""

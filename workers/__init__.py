@@ -1,0 +1,1 @@
+"""OBJECTS to WORK to Kubernetes: the router and the reconcilers."""

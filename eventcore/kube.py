@@ -128,8 +128,7 @@ class KubeClient:
         Nothing is asked of the server yet: see `version`.
         """
         auth = await KubeAuth.load(settings)
-        url = yarl.URL(auth.server_url)
-        if url.scheme not in {"http", "https"} or not url.host:
+        if not _is_server(auth.server_url):
             raise StartError(f"the server of {auth.origin} is not a URL such as https://10.0.0.1:6443")
         return cls(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
 
@@ -355,6 +354,14 @@ class _Version(msgspec.Struct, rename="camel"):
 
 
 _log = logs.get("eventcore.kube")
+
+
+def _is_server(text: str) -> bool:
+    try:
+        url = yarl.URL(text)
+    except ValueError:
+        return False
+    return url.scheme in {"http", "https"} and bool(url.host)
 
 
 def _query(params: Params | None) -> str:

@@ -21,6 +21,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tether")
 
+# looptime asks for the current loop in tests that have none, which would make one that nobody closes.
+asyncio.set_event_loop(None)
+
 MakeSettings = Callable[..., Settings]
 MakeBus = Callable[..., Awaitable[Bus]]
 

@@ -40,6 +40,10 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
+def refuse(message: str) -> None:
+    raise OSError(message)
+
+
 def test_a_line_is_one_json_object_with_its_bound_keys(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json", "work")
     logs.get("workers.token").bind(key="oil-system/gitops").info("token minted", generation=3)
@@ -140,8 +144,8 @@ def test_a_value_that_looks_like_a_secret_is_hidden_wherever_it_stands(
 ) -> None:
     logs.configure("debug", "json", "work")
     try:
-        raise ValueError(f"refused {secret} there")
-    except ValueError:
+        refuse(f"refused {secret} there")
+    except OSError:
         logs.get("x").exception(f"message {secret}", note=f"see {secret}!", deep=[{"a": (secret,)}], odd={secret})
     assert secret not in capsys.readouterr().err.replace("\\n", "\n")
 
@@ -175,14 +179,13 @@ def test_structs_bytes_and_deep_values_are_plain_json(capsys: pytest.CaptureFixt
 def test_redaction_keeps_what_stands_around_a_token(before: str, after: str) -> None:
     text = logs.redact(f"{before} {JWT} {after}")
     assert JWT not in text
-    assert text.startswith(before[:0])
-    assert "[hidden]" in text
+    assert text == f"{logs.redact(before + ' ')}[hidden] {after}" or "[hidden]" in before + after
 
 
 def test_an_exception_is_type_and_message_and_its_trace_only_at_debug(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         try:
-            raise OSError("no\nroute")
+            refuse("no\nroute")
         except OSError:
             logs.get("x").exception("could not send")
 

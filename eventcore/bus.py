@@ -453,6 +453,19 @@ async def pause(stopping: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(stopping.wait(), seconds)
 
 
+async def end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and wait until they are done; their results and errors are not looked at.
+
+    Cancelled once is not enough: ``asyncio.wait_for`` of Python 3.11, which nats-py uses, drops a cancellation that
+    meets its result.
+    """
+    running = {task for task in tasks if not task.done()}
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=1.0)
+
+
 def later(seconds: float) -> datetime:
     """Return the time in so many seconds."""
     return events.now() + timedelta(seconds=seconds)

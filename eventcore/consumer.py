@@ -24,7 +24,7 @@ import msgspec
 import nats.errors
 from structlog.typing import FilteringBoundLogger
 
-from eventcore.bus import Bus, Pull, later, message_of, pause, status_of
+from eventcore.bus import Bus, Pull, end, later, message_of, pause, status_of
 from eventcore.errors import BusError, EventError, KubeError, LeaseLostError
 from eventcore.events import DeadLetter, WorkRequest, decode_body, now
 from eventcore.keys import LANES, Key, WorkerName, lane_consumer, parse_work_subject
@@ -329,9 +329,7 @@ class Worker:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await end(task)
 
 
 def backoff(attempt: int, base: float, limit: float, after: float | None = None) -> float:

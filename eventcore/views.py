@@ -12,7 +12,7 @@ import asyncio
 import secrets
 import time
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 import msgspec
@@ -20,7 +20,7 @@ import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 
-from eventcore.bus import KV_PREFIX, Bus, BusMessage, Pull, StreamState, message_of, pause, status_of
+from eventcore.bus import KV_PREFIX, Bus, BusMessage, Pull, StreamState, end, message_of, pause, status_of
 from eventcore.errors import BusError, EventError, StreamMissingError
 from eventcore.events import OBJECT_DELETED, Event, Mark, decode_body, now
 from eventcore.grants import Grant, decode_grant
@@ -42,8 +42,10 @@ BATCH: Final = 512
 PULL_EXPIRES: Final = 10.0
 HEARTBEAT: Final = 1.0
 """Seconds between idle heartbeats of a reader's pull; two missed ones mean that its consumer is gone."""
+EXPIRY_MARGIN: Final = timedelta(minutes=1)
+"""A tombstone this close to its end may be gone already, by the server's clock."""
 CHECK_INTERVAL: Final = 2.0
-"""Seconds between looks at the stream's creation time and last sequence."""
+"""Seconds between looks at the stream's creation time, last sequence and number of subjects."""
 
 
 class ObjectRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +57,7 @@ class ObjectRecord(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
     resource_version: str
     deleted: bool
+    expires: datetime | None = None  # of a tombstone
     time: datetime
     body: bytes
     obj: KubeObject
@@ -103,6 +106,9 @@ class Table(Protocol[R]):
     def records(self) -> dict[str, R]:
         """Return the records by subject."""
 
+    def subjects(self, at: datetime) -> int:
+        """Return how many subjects the stream must hold at least, if nobody removed any by hand."""
+
 
 class ObjectsView:
     """The objects of the cluster as OBJECTS has them, tombstones among them, and the marks."""
@@ -132,6 +138,11 @@ class ObjectsView:
 
     def records(self) -> dict[str, ObjectRecord]:
         return self._records
+
+    def subjects(self, at: datetime) -> int:
+        soon = at + EXPIRY_MARGIN
+        expired = sum(1 for record in self._records.values() if record.expires is not None and record.expires < soon)
+        return len(self._records) - expired + len(self._marks)
 
     def get(self, kind: str, namespace: str, name: str) -> ObjectRecord | None:
         """Return a live object, or None."""
@@ -187,6 +198,9 @@ class AccessView:
     def records(self) -> dict[str, GrantRecord]:
         return self._records
 
+    def subjects(self, at: datetime) -> int:  # noqa: ARG002 -- nothing of the bucket expires
+        return len(self._records)
+
     def get(self, target: Key) -> Grant | None:
         """Return the grant of a key, or None."""
         record = self._records.get(KV_PREFIX + target.token())
@@ -217,10 +231,16 @@ def object_record(message: BusMessage) -> ObjectRecord:
         uid=event.uid,
         resource_version=event.resource_version,
         deleted=deleted,
+        expires=_expiry(message) if deleted else None,
         time=event.time,
         body=message.data,
         obj=obj,
     )
+
+
+def _expiry(message: BusMessage) -> datetime | None:
+    ttl = message.headers.get("Nats-TTL", "")
+    return message.time + timedelta(seconds=int(ttl)) if ttl.isdigit() else None
 
 
 V = TypeVar("V", bound=Table[Any])
@@ -286,9 +306,7 @@ class Reader(Generic[V, R]):
                     log.warning("view cannot be read", stream=self.stream, error=str(error) or type(error).__name__)
                 finally:
                     self.ready = False
-                    for task in (follow, stop):
-                        task.cancel()
-                    await asyncio.gather(follow, stop, return_exceptions=True)
+                    await end(follow, stop)
                 await pause(stopping, seconds)
                 seconds = min(2.0, seconds * 2)
         finally:
@@ -410,6 +428,9 @@ class Reader(Generic[V, R]):
         if state.last_sequence < table.sequence:
             raise _LostError("the stream went back")
         if state.last_sequence <= table.sequence:
+            # A purge changes no sequence and tells nobody.
+            if state.subjects < table.subjects(now()):
+                raise _LostError("subjects were removed from the stream")
             self._state_read = time.monotonic()
 
     async def _swap(self, table: V, created: str) -> None:

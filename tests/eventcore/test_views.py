@@ -222,6 +222,30 @@ async def test_a_grant_that_is_deleted_or_replaced_by_nonsense_is_gone_from_the_
     assert list(reader.view.all()) == []
 
 
+async def test_what_was_purged_by_hand_is_gone_from_a_running_view(
+    bus: Bus, reader: Reader[ObjectsView, ObjectRecord], stopping: asyncio.Event, background: Background
+) -> None:
+    # Given running views of an object, a tombstone, and a grant
+    access = Reader.access(bus)
+    background(access.run(stopping))
+    await put(bus, "a", 1)
+    await put(bus, "b", 2)
+    await bury(bus, "b", 3600)
+    oil = TenantGrant(name="oil", uid="1")
+    await bus.kv_put(oil.key(), encode_grant(oil), revision=0)
+    await reader.barrier(10)
+    await access.barrier(10)
+
+    # When both streams are purged, which changes no last sequence and which the server tells nobody
+    await bus.js.purge_stream("OBJECTS", subject="objects.Namespace._.a")
+    await bus.js.purge_stream("KV_access")
+
+    # Then the views find out
+    async with asyncio.timeout(20):
+        while names(reader) or access.view.get(oil.key()):
+            await asyncio.sleep(0.02)
+
+
 def test_a_view_takes_the_same_messages_in_any_number_of_parts() -> None:
     # A reader that was rebuilt and one that was not must agree: the view depends on the last message alone.
     def message(sequence: int, name: str) -> Any:

@@ -1,0 +1,58 @@
+"""The kinds that are watched, as rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from eventcore.keys import ObjectKey
+from eventcore.objects import KINDS, LABEL_COMPONENT, Meta
+from eventcore.settings import Settings
+from watchers.kinds import KindRow, rows
+
+ROWS = {row.kind: row for row in rows(Settings(proxy_ca_namespace="proxy-system", proxy_ca_secret="proxy-ca"))}
+
+
+def test_there_is_one_row_for_every_kind_on_the_bus() -> None:
+    assert set(ROWS) == set(KINDS)
+    assert len(rows(Settings())) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", ["Secret", "CASecret", "RoleBinding", "ClusterRole", "ClusterRoleBinding"])
+def test_of_secrets_and_rbac_objects_only_the_metadata_is_asked_for(kind: str) -> None:
+    assert ROWS[kind].metadata_only
+    assert "as=PartialObjectMetadata;" in ROWS[kind].accept
+    assert "as=PartialObjectMetadataList;" in ROWS[kind].accept_list
+
+
+def test_our_own_objects_are_selected_by_label_and_the_ca_by_name() -> None:
+    assert ROWS["Secret"].params() == {"labelSelector": LABEL_COMPONENT}
+    assert ROWS["Secret"].path() == "/api/v1/secrets"
+    assert ROWS["CASecret"].params() == {"fieldSelector": "metadata.name=proxy-ca"}
+    assert ROWS["CASecret"].path() == "/api/v1/namespaces/proxy-system/secrets"
+
+
+def test_paths_are_those_of_the_api_and_names_are_escaped() -> None:
+    assert ROWS["Tenant"].path() == "/apis/capsule.clastix.io/v1beta2/tenants"
+    target = ObjectKey("RoleBinding", "oil-system", "gitops:reader/x")
+    assert ROWS["RoleBinding"].object_path(target) == (
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/oil-system/rolebindings/gitops%3Areader%2Fx"
+    )
+
+
+def test_only_kinds_of_capsule_may_be_missing() -> None:
+    assert {kind for kind, row in ROWS.items() if row.optional} == {"Tenant", "TenantOwner", "CapsuleConfiguration"}
+
+
+@pytest.mark.parametrize(
+    ("row", "meta", "selected"),
+    [
+        (ROWS["Secret"], Meta(name="a", namespace="n", labels={LABEL_COMPONENT: "token"}), True),
+        (ROWS["Secret"], Meta(name="a", namespace="n", labels={"app": "x"}), False),
+        (ROWS["CASecret"], Meta(name="proxy-ca", namespace="proxy-system"), True),
+        (ROWS["CASecret"], Meta(name="proxy-ca", namespace="elsewhere"), False),
+        (ROWS["CASecret"], Meta(name="other", namespace="proxy-system"), False),
+        (ROWS["Namespace"], Meta(name="any"), True),
+    ],
+)
+def test_a_single_object_is_held_against_the_selectors_of_its_row(row: KindRow, meta: Meta, *, selected: bool) -> None:
+    assert row.selects(meta) is selected

@@ -22,7 +22,7 @@ demo: setup ## run the guide's example on an embedded cluster, step by step
 	@$(BIN)/tether demo
 
 test: setup ## run the test suite
-	$(BIN)/pytest -n 2 tests
+	$(BIN)/pytest -n 2 --dist loadgroup tests
 
 check: setup ## format, lint, types and import rules
 	$(BIN)/ruff format --check .

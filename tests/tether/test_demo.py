@@ -20,6 +20,8 @@ import pytest
 from tether import dev, dev_processes
 from tether.dev_layout import Layout
 
+pytestmark = pytest.mark.xdist_group("demo")
+
 Tether = Callable[..., Awaitable[tuple[int, str, str]]]
 STEPS = [
     "start",

@@ -22,6 +22,8 @@ from tether.dev_layout import Layout
 from tether.dev_processes import Ident
 from tether.devcluster.api import ApiOptions, EmbeddedApi
 
+pytestmark = pytest.mark.xdist_group("dev")
+
 Tether = Callable[..., Awaitable[tuple[int, str, str]]]
 TETHER = (sys.executable, "-P", "-m", "tether.cli")
 NAMESPACES = api_path("", "v1", "namespaces")

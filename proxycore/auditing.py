@@ -1,0 +1,89 @@
+"""Refusals on the AUDIT stream: bounded, said once a minute for the same thing, and never in a request's way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import Counter
+
+from eventcore.errors import BusError
+from eventcore.events import AuditRecord, now
+from eventcore.logs import get
+
+if TYPE_CHECKING:
+    from eventcore.bus import Bus
+    from eventcore.metrics import Metrics
+    from proxycore.identities import Identity
+    from proxycore.requestinfo import RequestInfo
+
+log = get("proxy.auditing")
+
+WAITING: Final = 1000
+"""Records that may wait while NATS is away; more are dropped and counted."""
+SAME_AGAIN: Final = 60.0
+"""Seconds in which the same refusal is recorded once: a client that retries must not fill the stream."""
+MAX_REMEMBERED: Final = 10_000
+
+
+class Auditor:
+    """Takes refusals without waiting and publishes them in the background."""
+
+    def __init__(self, bus: Bus, metrics: Metrics) -> None:
+        self._bus = bus
+        self._queue: asyncio.Queue[AuditRecord] = asyncio.Queue(WAITING)
+        self._said: OrderedDict[tuple[object, ...], float] = OrderedDict()
+        self._dropped = Counter(
+            "tether_proxy_audit_dropped", "Refusals that could not be recorded", registry=metrics.registry
+        )
+
+    def refused(self, info: RequestInfo, identity: Identity | None, *, code: int, why: str) -> None:
+        """Record that a request was refused. The query is left out: it may hold anything."""
+        user = identity.user if identity is not None else ""
+        key = (user, info.verb, info.path, code)
+        at = time.monotonic()
+        if self._said.get(key, 0.0) > at - SAME_AGAIN:
+            return
+        self._said[key] = at
+        self._said.move_to_end(key)
+        while len(self._said) > MAX_REMEMBERED:
+            self._said.popitem(last=False)
+        account = identity.account if identity is not None else None
+        record = AuditRecord(
+            time=now(),
+            component="proxy",
+            action="refused",
+            outcome="refused",
+            account="/".join(account) if account else "",
+            object=f"{info.resource}/{'' if info.is_namespaces else info.namespace}/{info.name}"
+            if info.is_resource
+            else "",
+            cause="request",
+            message=f"{code} for {user or 'nobody known'}: {info.method} {info.path}: {why}"[:1024],
+        )
+        try:
+            self._queue.put_nowait(record)
+        except asyncio.QueueFull:
+            self._dropped.inc()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Publish what was refused until told to stop; then what still waits, if NATS takes it at once."""
+        stop = asyncio.ensure_future(stopping.wait())
+        try:
+            while not (stop.done() and self._queue.empty()):
+                get_one = asyncio.ensure_future(self._queue.get())
+                await asyncio.wait({get_one, stop}, return_when=asyncio.FIRST_COMPLETED)
+                if not get_one.done():
+                    get_one.cancel()
+                    continue
+                try:
+                    await self._bus.audit(get_one.result())
+                except BusError as error:
+                    self._dropped.inc()
+                    log.warning("refusal could not be recorded", error=error)
+                    if stop.done():
+                        return
+        finally:
+            stop.cancel()

@@ -1,0 +1,175 @@
+"""Which headers pass the proxy, and which are made anew: pure.
+
+A header that says who somebody is never passes: ``Authorization``, ``Impersonate-*`` and ``X-Remote-*`` are taken out
+in every spelling and rebuilt from the resolved identity alone, after the headers that ``Connection`` names are gone, so
+no client can remove or add one of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from proxycore.identities import Identity
+from proxycore.statuses import RefusedError, bad_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Header = tuple[str, str]
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_MADE_ANEW = frozenset(
+    {"authorization", "host", "content-length", "expect", "forwarded", "x-real-ip", "sec-websocket-protocol"}
+)
+_IDENTITY_PREFIXES = ("impersonate-", "x-remote-", "x-forwarded-")
+_SOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
+_EXTRA = "impersonate-extra-"
+_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)")
+
+
+def bearer_token(headers: Iterable[Header]) -> str:
+    """Return the caller's token, "" without one; RefusedError (400) when there is more than one Authorization header.
+
+    A browser's WebSocket cannot set headers and sends the token as a subprotocol; it counts without Authorization.
+    """
+    found = list(headers)
+    given = [value for name, value in found if name.lower() == "authorization"]
+    if len(given) > 1:
+        raise RefusedError(bad_request("more than one Authorization header"))
+    if given:
+        match = _BEARER.fullmatch(given[0].strip())
+        return match[1] if match else ""
+    tokens = [word for word in _subprotocols(found) if word.startswith(_SOCKET_BEARER)]
+    if len(tokens) > 1:
+        raise RefusedError(bad_request("more than one bearer token among the subprotocols"))
+    return _decode_token(tokens[0].removeprefix(_SOCKET_BEARER)) if tokens else ""
+
+
+def asked_identity(headers: Iterable[Header]) -> Identity | None:
+    """Return whom the client asks to act as, None when it does not ask.
+
+    RefusedError (400) for a header that comes twice where one is allowed, an unknown ``Impersonate-*``, or parts of an
+    identity without ``Impersonate-User``.
+    """
+    users: list[str] = []
+    uids: list[str] = []
+    groups: list[str] = []
+    extra: dict[str, list[str]] = {}
+    asked = False
+    for name, value in headers:
+        key = name.lower()
+        if not _same(key).startswith("impersonate-"):
+            continue
+        asked = True
+        if key == "impersonate-user":
+            users.append(value)
+        elif key == "impersonate-uid":
+            uids.append(value)
+        elif key == "impersonate-group":
+            groups.append(value)
+        elif key.startswith(_EXTRA) and len(key) > len(_EXTRA):
+            extra.setdefault(unquote(key[len(_EXTRA) :]), []).append(value)
+        else:
+            raise RefusedError(bad_request(f"unknown impersonation header {name!r}"))
+    if not asked:
+        return None
+    if len(users) > 1 or len(uids) > 1:
+        raise RefusedError(bad_request("Impersonate-User and Impersonate-Uid may come only once"))
+    if not users or not users[0]:
+        raise RefusedError(bad_request("requested groups, uid or extra without impersonating a user"))
+    return Identity(
+        user=users[0],
+        groups=tuple(dict.fromkeys(groups)),
+        uid=uids[0] if uids else "",
+        extra={key: tuple(values) for key, values in extra.items()},
+    )
+
+
+def forwarded(headers: Iterable[Header], peer: str) -> list[Header]:
+    """Return the client's headers that pass upstream, without any that the proxy makes itself."""
+    found = list(headers)
+    named = {word.strip().lower() for name, value in found if name.lower() == "connection" for word in value.split(",")}
+    passed = [
+        (name, value)
+        for name, value in found
+        if (key := name.lower()) not in HOP_BY_HOP
+        and key not in named
+        and key not in _MADE_ANEW
+        and not _same(key).startswith(_IDENTITY_PREFIXES)
+    ]
+    if protocols := [word for word in _subprotocols(found) if not word.startswith(_SOCKET_BEARER)]:
+        passed.append(("Sec-WebSocket-Protocol", ", ".join(protocols)))
+    if peer:
+        passed.append(("X-Forwarded-For", peer))
+    return passed
+
+
+def answered(headers: Iterable[Header]) -> list[Header]:
+    """Return the headers of an upstream answer that pass to the client."""
+    found = list(headers)
+    named = {word.strip().lower() for name, value in found if name.lower() == "connection" for word in value.split(",")}
+    return [(name, value) for name, value in found if name.lower() not in HOP_BY_HOP | named]
+
+
+def impersonation(identity: Identity) -> list[Header]:
+    """Return the headers that make the proxy's account act as this identity."""
+    found = [("Impersonate-User", identity.user)]
+    # The API server adds the group of everybody by itself, and asks for a right to impersonate what is named.
+    found += [("Impersonate-Group", group) for group in identity.groups if group != "system:authenticated"]
+    if identity.uid:
+        found.append(("Impersonate-Uid", identity.uid))
+    for key, values in identity.extra.items():
+        found += [(f"Impersonate-Extra-{quote(key, safe='')}", value) for value in values]
+    return found
+
+
+def wants_upgrade(headers: Iterable[Header]) -> str:
+    """Return the protocol that the client wants to change to, "" if none."""
+    found = list(headers)
+    if not any(
+        word.strip().lower() == "upgrade"
+        for name, value in found
+        if name.lower() == "connection"
+        for word in value.split(",")
+    ):
+        return ""
+    return next((value for name, value in found if name.lower() == "upgrade"), "")
+
+
+def _same(key: str) -> str:
+    # A server in between may take an underscore for a hyphen.
+    return key.replace("_", "-")
+
+
+def _subprotocols(headers: Iterable[Header]) -> list[str]:
+    return [
+        word.strip()
+        for name, value in headers
+        if name.lower() == "sec-websocket-protocol"
+        for word in value.split(",")
+        if word.strip()
+    ]
+
+
+def _decode_token(text: str) -> str:
+    try:
+        token = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        return ""
+    return token if _BEARER.fullmatch(f"Bearer {token}") else ""

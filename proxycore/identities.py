@@ -1,0 +1,109 @@
+"""Who somebody is to Kubernetes, and which namespaces the grants give them: pure.
+
+The set is a union over the caller's own name and each of its groups, and nothing but what the compiled grants hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from eventcore.grants import ConfigGrant, Grant, SubjectGrant, TenantGrant
+from eventcore.keys import Key, key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
+CONFIG_KEY = key("config")
+_ACCOUNT_PARTS = 4
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """A user as ``authentication.k8s.io`` describes it."""
+
+    user: str
+    groups: tuple[str, ...] = ()
+    uid: str = ""
+    extra: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def account(self) -> tuple[str, str] | None:
+        """Return (namespace, name) of a ServiceAccount, None for anybody else."""
+        return account_of(self.user)
+
+
+class Grants(Protocol):
+    """The compiled grants in memory, as AccessView has them."""
+
+    def get(self, target: Key, /) -> Grant | None:
+        """Return the grant of a key, or None."""
+
+
+class Overlay:
+    """Grants as they were: ``past`` stands before what ``base`` says."""
+
+    def __init__(self, base: Grants) -> None:
+        self._base = base
+        self.past: dict[Key, Grant | None] = {}
+
+    def get(self, target: Key, /) -> Grant | None:
+        return self.past[target] if target in self.past else self._base.get(target)
+
+
+def account_of(user: str) -> tuple[str, str] | None:
+    """Return (namespace, name) of a ServiceAccount's user name, None for any other name."""
+    parts = user.split(":")
+    if user.startswith(SERVICE_ACCOUNT_PREFIX) and len(parts) == _ACCOUNT_PARTS and parts[2] and parts[3]:
+        return parts[2], parts[3]
+    return None
+
+
+def account_groups(namespace: str) -> tuple[str, ...]:
+    """Return the groups that every ServiceAccount of a namespace is in."""
+    return "system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"
+
+
+def is_capsule_user(identity: Identity, grants: Grants) -> bool:
+    """Tell whether Capsule counts the identity among its users, by its name or one of its groups."""
+    config = grants.get(CONFIG_KEY)
+    if not isinstance(config, ConfigGrant):
+        return False
+    groups = frozenset(identity.groups)
+    return any(
+        ref.name in groups if ref.kind == "Group" else ref.name == identity.user and ref.kind in _USER_KINDS
+        for ref in config.users
+    )
+
+
+_USER_KINDS = frozenset({"User", "ServiceAccount"})
+
+
+def subject_keys(identity: Identity) -> list[Key]:
+    """Return the keys of the grants of the identity itself and of its groups."""
+    own = "User" if identity.account is None else "ServiceAccount"
+    return [key("subject", own, identity.user), *(key("subject", "Group", group) for group in identity.groups)]
+
+
+def grant_keys(identity: Identity, grants: Grants) -> set[Key]:
+    """Return every key that decides about the identity's namespaces now."""
+    subjects = subject_keys(identity)
+    return {*subjects, *(key("tenant", tenant) for tenant in _tenants(subjects, grants))}
+
+
+def namespaces_of(identity: Identity, grants: Grants) -> frozenset[str]:
+    """Return the names of the namespaces of all tenants that the identity or one of its groups owns."""
+    found: set[str] = set()
+    for tenant in _tenants(subject_keys(identity), grants):
+        grant = grants.get(key("tenant", tenant))
+        if isinstance(grant, TenantGrant):
+            found.update(grant.namespaces)
+    return frozenset(found)
+
+
+def _tenants(subjects: Iterable[Key], grants: Grants) -> Iterator[str]:
+    for subject in subjects:
+        grant = grants.get(subject)
+        if isinstance(grant, SubjectGrant):
+            yield from grant.tenants

@@ -1,0 +1,182 @@
+"""The role ``tether proxy``: memory, then a TLS port, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from aiohttp import web
+
+from eventcore.bus import Bus
+from eventcore.errors import KubeError, StartError
+from eventcore.kube import METADATA_LIST, KubeClient, api_path
+from eventcore.kube_auth import KubeAuth
+from eventcore.views import Reader
+from proxycore.auditing import Auditor
+from proxycore.authentication import Authenticator
+from proxycore.connections import Connections
+from proxycore.feed import NamespaceFeed
+from proxycore.freshness import Freshener
+from proxycore.impersonating import Impersonator
+from proxycore.server import Proxy
+from proxycore.upstream import Upstream
+
+if TYPE_CHECKING:
+    from eventcore.process import Role
+    from eventcore.settings import Settings
+
+REACH_INTERVAL: Final = 5.0
+END_SECONDS: Final = 2.0
+_BACKLOG: Final = 1024
+
+
+class _Meta(msgspec.Struct, frozen=True, rename="camel"):
+    resource_version: str
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    metadata: _Meta
+
+
+async def proxy(role: Role) -> None:
+    """Serve tenants until ``role.stopping``; then end watches, finish what is in hand, and return."""
+    tls = serving_tls(role.settings)
+    role.readiness.expect("api", "port")
+    bus = await Bus.connect(role.settings, "proxy")
+    try:
+        await Service(role, bus, await KubeAuth.load(role.settings), tls).run()
+    finally:
+        await bus.close()
+
+
+class Service:
+    """All parts of one proxy process. ``port`` is known once ``listening`` is set."""
+
+    def __init__(self, role: Role, bus: Bus, auth: KubeAuth, tls: ssl.SSLContext) -> None:
+        settings, metrics = role.settings, role.metrics
+        self.port = 0
+        self.listening = asyncio.Event()
+        self.objects = Reader.objects(bus, metrics)
+        self.access = Reader.access(bus, metrics)
+        self._role = role
+        self._tls = tls
+        self._kube = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
+        self._upstream = Upstream(auth)
+        self._authenticator = Authenticator(self._kube, ttl=settings.identity_cache_ttl, metrics=metrics)
+        self.access.listen(self._authenticator.grants_changed)
+        self.feed = NamespaceFeed(self.objects, self.access, self._measure)
+        self._freshener = Freshener(
+            self.objects, self.access, limit=settings.max_view_age, metrics=metrics, readiness=role.readiness
+        )
+        self._auditor = Auditor(bus, metrics)
+        self._proxy = Proxy(
+            authenticator=self._authenticator,
+            impersonator=Impersonator(self._kube, ttl=settings.identity_cache_ttl),
+            access=self.access,
+            feed=self.feed,
+            freshener=self._freshener,
+            upstream=self._upstream,
+            auditor=self._auditor,
+            metrics=metrics,
+            stopping=role.stopping,
+        )
+
+    async def run(self) -> None:
+        """Serve until the role is told to stop; StartError when the port cannot be had."""
+        stopping = self._role.stopping
+        over = asyncio.Event()  # the end of the background tasks: after the last request
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(background.run(over))
+                    for background in (self.objects, self.access, self.feed, self._auditor)
+                ]
+                tasks.create_task(self._freshener.run(stopping))
+                tasks.create_task(_reach(self._role, self._kube))
+                try:
+                    await self._listen()
+                finally:
+                    stopping.set()
+                    over.set()
+                    await _end(running)
+        finally:
+            await self._upstream.close()
+            await self._kube.close()
+
+    async def _listen(self) -> None:
+        settings, readiness = self._role.settings, self._role.readiness
+        server = Connections(self._proxy.handle)
+        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=max(1.0, settings.shutdown_grace - 5))
+        await runner.setup()
+        site = web.TCPSite(
+            runner, settings.proxy_host, settings.proxy_port, ssl_context=self._tls, reuse_port=True, backlog=_BACKLOG
+        )
+        try:
+            try:
+                await site.start()
+            except OSError as error:
+                raise StartError(_cannot_listen(settings, error)) from error
+            self.port = int(runner.addresses[0][1])
+            self.listening.set()
+            readiness.set("port", ok=True)
+            self._role.log.info("proxy listens", host=settings.proxy_host, port=self.port)
+            await self._role.stopping.wait()
+            readiness.set("port", ok=False, why="stopping")
+        finally:
+            await runner.cleanup()
+
+    async def _measure(self) -> int:
+        """Return the resourceVersion that the API server has for Namespaces now."""
+        path = api_path("", "v1", "namespaces")
+        found = await self._kube.get_as(_Listed, path, params={"limit": 1}, accept=METADATA_LIST)
+        return int(found.metadata.resource_version)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Give tasks that were told to stop a moment, then cancel those that still run: NATS may be away."""
+    _, late = await asyncio.wait(tasks, timeout=END_SECONDS)
+    for task in late:
+        task.cancel()
+
+
+async def _reach(role: Role, kube: KubeClient) -> None:
+    """Keep the readiness check ``api`` true to whether the API server answers."""
+    while not role.stopping.is_set():
+        try:
+            await kube.version()
+            role.readiness.set("api", ok=True)
+        except KubeError as error:
+            role.readiness.set("api", ok=False, why=str(error))
+        try:
+            await asyncio.wait_for(role.stopping.wait(), REACH_INTERVAL)
+        except TimeoutError:
+            continue
+
+
+def serving_tls(settings: Settings) -> ssl.SSLContext:
+    """Return the context of the port for tenants; StartError when the files cannot be used."""
+    if not settings.proxy_tls_cert:
+        raise StartError(
+            "the proxy serves HTTPS only, since tokens pass through it: set --proxy-tls-cert and --proxy-tls-key"
+        )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.proxy_tls_cert, settings.proxy_tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise StartError(
+            f"cannot use the certificate {settings.proxy_tls_cert} with the key {settings.proxy_tls_key}: "
+            f"{error.strerror or error}; both must be PEM and belong together"
+        ) from error
+    return context
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> str:
+    where = f"port {settings.proxy_port} on {settings.proxy_host}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is in use: stop what listens there, or set --proxy-port"
+    return f"cannot listen at {where} ({error.strerror or error}): set --proxy-host and --proxy-port"

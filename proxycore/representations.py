@@ -1,0 +1,199 @@
+"""Namespaces as clients ask for them: JSON, metadata only, or the Table that kubectl prints; lists and watch events.
+
+What the proxy answers from memory, or filters item by item, is rendered here. The API server renders all the rest.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from eventcore.objects import Namespace
+from proxycore.statuses import RefusedError, Status, not_acceptable
+
+Form = Literal["json", "table", "metadata"]
+EventType = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+_OFFERED = "application/json"
+_JSON_TYPES = frozenset({"application/json", "application/*", "*/*"})
+_META_GROUP = {"g": "meta.k8s.io", "v": "v1"}
+_MINUTE, _HOUR, _DAY, _YEAR = 60, 3600, 86_400, 365 * 86_400
+# (below so many seconds, unit, its letter, smaller unit, its letter, show the smaller below so many of the larger)
+_AGES: tuple[tuple[float, int, str, int, str, int], ...] = (
+    (2 * _MINUTE, 1, "s", 1, "s", 0),
+    (3 * _HOUR, _MINUTE, "m", 1, "s", 10),
+    (2 * _DAY, _HOUR, "h", _MINUTE, "m", 8),
+    (2 * _YEAR, _DAY, "d", _HOUR, "h", 8),
+    (float("inf"), _YEAR, "y", _DAY, "d", 8),
+)
+_COLUMNS: list[dict[str, Any]] = [
+    {
+        "name": "Name",
+        "type": "string",
+        "format": "name",
+        "description": "Name of the namespace, unique within the cluster.",
+        "priority": 0,
+    },
+    {"name": "Status", "type": "string", "format": "", "description": "The status of the namespace", "priority": 0},
+    {
+        "name": "Age",
+        "type": "string",
+        "format": "",
+        "description": "Time since the namespace was created, by the clock of the server.",
+        "priority": 0,
+    },
+]
+
+
+class Item(msgspec.Struct, frozen=True):
+    """A Namespace: its JSON, and the parts of it that decide."""
+
+    body: bytes
+    namespace: Namespace
+
+    def fields(self) -> dict[str, str]:
+        """Return what a field selector may look at."""
+        return {"metadata.name": self.namespace.metadata.name, "status.phase": self.namespace.status.phase}
+
+
+_ITEM_DECODER = msgspec.json.Decoder(Namespace)
+
+
+def item_of(body: bytes | msgspec.Raw) -> Item:
+    """Read one Namespace; msgspec.DecodeError when it is none."""
+    return Item(bytes(body), _ITEM_DECODER.decode(body))
+
+
+def negotiate(accept: str, *, watch: bool) -> Form:
+    """Return the first form of an ``Accept`` header that can be rendered here; RefusedError (406) if none can."""
+    partial = "PartialObjectMetadata" if watch else "PartialObjectMetadataList"
+    ranges: list[tuple[float, dict[str, str], str]] = []
+    for part in accept.split(",") if accept.strip() else ["*/*"]:
+        media, *rest = (word.strip() for word in part.split(";"))
+        params = {key.strip().lower(): value.strip() for key, _, value in (word.partition("=") for word in rest)}
+        try:
+            quality = float(params.pop("q", "1"))
+        except ValueError:
+            quality = 0.0
+        ranges.append((quality, params, media.lower()))
+    for quality, params, media in sorted(ranges, key=lambda one: -one[0]):
+        if quality <= 0 or media not in _JSON_TYPES:
+            continue
+        wanted = params.get("as", "")
+        meta_group = {key: params.get(key, "") for key in _META_GROUP} == _META_GROUP
+        if not wanted:
+            return "json"
+        if wanted == "Table" and meta_group:
+            return "table"
+        if wanted == partial and meta_group:
+            return "metadata"
+    raise RefusedError(not_acceptable(_OFFERED))
+
+
+def render_list(items: list[Item], resource_version: str, form: Form, include: str, now: datetime) -> bytes:
+    """Return a list of Namespaces with the collection's resourceVersion."""
+    meta = {"resourceVersion": resource_version}
+    if form == "table":
+        return msgspec.json.encode(_table(items, meta, include, now))
+    if form == "metadata":
+        found: dict[str, Any] = {
+            "kind": "PartialObjectMetadataList",
+            "apiVersion": "meta.k8s.io/v1",
+            "metadata": meta,
+            "items": [_partial(item) for item in items],
+        }
+        return msgspec.json.encode(found)
+    # Items of a list carry neither kind nor apiVersion.
+    plain = [{k: v for k, v in _value(item).items() if k not in {"kind", "apiVersion"}} for item in items]
+    return msgspec.json.encode({"kind": "NamespaceList", "apiVersion": "v1", "metadata": meta, "items": plain})
+
+
+def render_event(
+    type_: EventType, item: Item, form: Form, include: str, now: datetime, *, resource_version: str = ""
+) -> bytes:
+    """Return a watch event as a line; a deletion has a newer ``resource_version`` than the object itself."""
+    body = _value(item)
+    if resource_version:
+        body["metadata"] = {**body["metadata"], "resourceVersion": resource_version}
+        item = item_of(msgspec.json.encode(body))
+    match form:
+        case "table":
+            meta = {"resourceVersion": item.namespace.metadata.resource_version}
+            return _line(type_, _table([item], meta, include, now))
+        case "metadata":
+            return _line(type_, _partial(item))
+        case _:
+            return _line(type_, {"kind": "Namespace", "apiVersion": "v1", **body})
+
+
+def render_bookmark(resource_version: str, form: Form, *, initial_events_end: bool = False) -> bytes:
+    """Return a BOOKMARK event as a line."""
+    meta: dict[str, Any] = {"resourceVersion": resource_version, "creationTimestamp": None}
+    if initial_events_end:
+        meta["annotations"] = {INITIAL_EVENTS_END: "true"}
+    match form:
+        case "table":
+            found: dict[str, Any] = {"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta}
+            return _line("BOOKMARK", found | {"columnDefinitions": _COLUMNS, "rows": []})
+        case "metadata":
+            found = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta}
+            return _line("BOOKMARK", found)
+        case _:
+            return _line("BOOKMARK", {"kind": "Namespace", "apiVersion": "v1", "metadata": meta})
+
+
+def render_error(status: Status) -> bytes:
+    """Return an ERROR event as a line: how a watch that has begun tells of a failure."""
+    return msgspec.json.encode({"type": "ERROR", "object": status.body()}) + b"\n"
+
+
+def age(created: datetime | None, now: datetime) -> str:
+    """Return the time since, as kubectl writes it: the two largest units while the first of them is small."""
+    if created is None:
+        return "<unknown>"
+    seconds = max(0, int((now.astimezone(UTC) - created.astimezone(UTC)).total_seconds()))
+    _, unit, letter, smaller, small_letter, until = next(row for row in _AGES if seconds < row[0])
+    whole, rest = divmod(seconds, unit)
+    part = rest // smaller
+    return f"{whole}{letter}{part}{small_letter}" if whole < until and part else f"{whole}{letter}"
+
+
+def _line(type_: EventType, obj: dict[str, Any]) -> bytes:
+    return msgspec.json.encode({"type": type_, "object": obj}) + b"\n"
+
+
+def _value(item: Item) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode(item.body)
+    return found
+
+
+def _partial(item: Item) -> dict[str, Any]:
+    return {
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": _value(item)["metadata"],
+    }
+
+
+def _table(items: list[Item], meta: dict[str, str], include: str, now: datetime) -> dict[str, Any]:
+    rows = []
+    for item in items:
+        metadata = item.namespace.metadata
+        row: dict[str, Any] = {
+            "cells": [metadata.name, item.namespace.status.phase, age(metadata.creation_timestamp, now)]
+        }
+        if include == "Metadata":
+            row["object"] = _partial(item)
+        elif include == "Object":
+            row["object"] = {"kind": "Namespace", "apiVersion": "v1", **_value(item)}
+        rows.append(row)
+    return {
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": meta,
+        "columnDefinitions": _COLUMNS,
+        "rows": rows,
+    }

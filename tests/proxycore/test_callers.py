@@ -1,0 +1,304 @@
+"""Who calls, whom it acts as, and that nothing else about it reaches the API server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from eventcore.events import AuditRecord, decode_body
+from eventcore.grants import AccountGrant, BoundSecret
+from tests.proxycore.conftest import IMPERSONATION
+
+if TYPE_CHECKING:
+    from tests.proxycore.conftest import Tenant, World
+
+NAMESPACES = "/api/v1/namespaces"
+WHOAMI = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+GITOPS = "system:serviceaccount:oil-system:gitops-reconciler"
+
+
+async def whoami(client: Tenant, **headers: str) -> Any:
+    reply = await client.request("POST", WHOAMI, json={"kind": "SelfSubjectReview"}, headers=headers)
+    assert reply.status == 201, reply
+    return reply.body["status"]["userInfo"]
+
+
+async def test_the_caller_goes_upstream_as_itself(world: World) -> None:
+    owner = await world.owner("oil", "oil-production")
+
+    found = await whoami(owner)
+
+    assert found["username"] == GITOPS
+    assert "system:serviceaccounts:oil-system" in found["groups"]
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "a.b.c", "eyJhbGciOiJub25lIn0.e30."])
+async def test_who_cannot_be_identified_gets_401_and_nothing_goes_upstream(world: World, token: str) -> None:
+    for target in (NAMESPACES, "/version", "/api", "/healthz", "/"):
+        found = await world.client(token).get(target)
+
+        assert found.status == 401, target
+        assert found.body == {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": "Unauthorized",
+            "reason": "Unauthorized",
+            "code": 401,
+        }
+
+
+async def test_no_or_another_kind_of_authorization_is_401(world: World) -> None:
+    for headers in ({}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer"}, {"Authorization": "Bearer a b"}):
+        async with world.session.get(world.url + NAMESPACES, headers=headers) as found:
+            assert found.status == 401, headers
+
+
+async def test_the_probe_alone_needs_no_token(world: World) -> None:
+    async with world.session.get(world.url + "/_healthz") as found:
+        assert (found.status, await found.text()) == (200, "ok")
+
+
+async def test_a_token_is_reviewed_once_for_many_requests_at_once(world: World) -> None:
+    owner = await world.owner("oil", "oil-production")
+
+    await asyncio.gather(*(owner.get(NAMESPACES) for _ in range(40)))
+
+    counted = world.role.metrics.identities
+    assert counted.labels("reviewed")._value.get() == 1  # noqa: SLF001 -- the library has no reader
+
+
+async def test_a_token_whose_secret_left_the_account_record_is_dead_at_once(world: World) -> None:
+    user, _ = await world.account("oil-system", "gitops-reconciler")
+    created = await world.admin.create(f"{NAMESPACES}/oil-system/secrets", {"metadata": {"name": "binding"}})
+    secret = _uid(created)
+    issued = await world.admin.token_request(
+        "oil-system", "gitops-reconciler", expiration_seconds=3600, bound_secret=("binding", secret)
+    )
+    await world.capsule_users(("ServiceAccount", user))
+    bound = BoundSecret(name="binding", uid=secret, generation=1)
+    account = AccountGrant(namespace="oil-system", name="gitops-reconciler", uid="u", secrets=(bound,))
+    await world.grant(account)
+    await world.settle()
+    client = world.client(issued.token)
+    assert (await client.get(NAMESPACES)).status == 200
+
+    async with client.watch() as watch:
+        await world.withdraw(account.key())
+        await world.settle()
+
+        assert (await client.get(NAMESPACES)).status == 401
+        assert (await client.get("/version")).status == 401
+        assert await watch.end() == b""
+
+
+async def test_a_changed_grant_makes_the_proxy_ask_again_who_the_account_is(world: World) -> None:
+    owner = await world.owner("oil", "oil-production")
+    await owner.get(NAMESPACES)
+    await world.admin.delete(f"{NAMESPACES}/oil-system/serviceaccounts/gitops-reconciler")
+    assert (await owner.get(NAMESPACES)).status == 200  # believed for a while
+
+    await world.owns("ServiceAccount", GITOPS, "oil", "gas")
+    await world.settle()
+
+    assert (await owner.get(NAMESPACES)).status == 401
+
+
+# Impersonation.
+
+
+async def test_flux_impersonates_the_account_whose_kubeconfig_it_uses(world: World) -> None:
+    owner = await world.owner("oil", "oil-production")
+
+    listed = await owner.get(NAMESPACES, headers={"Impersonate-User": GITOPS})
+    found = await whoami(owner, **{"Impersonate-User": GITOPS})
+
+    assert listed.names == ["oil-production"]
+    assert found["username"] == GITOPS
+
+
+async def test_impersonation_without_the_right_is_refused_in_the_api_servers_words(world: World) -> None:
+    owner = await world.owner("oil", "oil-production")
+
+    account = await owner.get(NAMESPACES, headers={"Impersonate-User": "system:serviceaccount:gas-system:default"})
+    user = await owner.get(NAMESPACES, headers={"Impersonate-User": "dana"})
+    group = await owner.get(NAMESPACES, headers={"Impersonate-User": GITOPS, "Impersonate-Group": "system:masters"})
+
+    assert [account.status, user.status, group.status] == [403, 403, 403]
+    assert account.body["message"] == (
+        f'serviceaccounts "default" is forbidden: User "{GITOPS}" cannot impersonate resource "serviceaccounts" '
+        'in API group "" in the namespace "gas-system"'
+    )
+    assert user.body["message"] == (
+        f'users "dana" is forbidden: User "{GITOPS}" cannot impersonate resource "users" '
+        'in API group "" at the cluster scope'
+    )
+    assert 'groups "system:masters" is forbidden' in group.body["message"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["deployer"], "verbs": ["impersonate"]},
+        {
+            "apiGroups": [""],
+            "resources": ["users"],
+            "resourceNames": ["system:serviceaccount:gas-system:deployer"],
+            "verbs": ["impersonate"],
+        },
+    ],
+    ids=["serviceaccounts/<name>", "users/<username>"],
+)
+async def test_an_account_may_be_impersonated_by_either_right(world: World, rule: dict[str, Any]) -> None:
+    owner = await world.owner("oil", "oil-production")
+    target, _ = await world.account("gas-system", "deployer")
+    await world.tenant("gas", "gas-production")
+    await world.owns("ServiceAccount", target, "gas")
+    await world.allow("may-impersonate", GITOPS, [rule])
+    await world.allow("proxy-impersonates", "system:serviceaccount:capsule-system:tether-proxy", IMPERSONATION)
+    await world.settle()
+
+    listed = await owner.get(NAMESPACES, headers={"Impersonate-User": target})
+    found = await whoami(owner, **{"Impersonate-User": target})
+
+    assert listed.names == ["gas-production"]  # the target's, and none of the caller's
+    assert found["username"] == target
+    assert set(found["groups"]) == {
+        "system:serviceaccounts",
+        "system:serviceaccounts:gas-system",
+        "system:authenticated",
+    }
+
+
+async def test_only_reviewed_parts_of_an_identity_go_upstream(world: World) -> None:
+    owner = await world.owner("oil", "oil-production")
+    rules = [
+        {"apiGroups": [""], "resources": ["users"], "resourceNames": ["dana"], "verbs": ["impersonate"]},
+        {"apiGroups": [""], "resources": ["groups"], "resourceNames": ["devs"], "verbs": ["impersonate"]},
+    ]
+    await world.allow("may-impersonate", GITOPS, rules)
+    await world.allow("proxy-impersonates", "system:serviceaccount:capsule-system:tether-proxy", IMPERSONATION)
+
+    good = await whoami(owner, **{"Impersonate-User": "dana", "Impersonate-Group": "devs"})
+    uid = await owner.get(NAMESPACES, headers={"Impersonate-User": "dana", "Impersonate-Uid": "u"})
+    extra = await owner.get(NAMESPACES, headers={"Impersonate-User": "dana", "Impersonate-Extra-scopes": "all"})
+
+    assert (good["username"], set(good["groups"])) == ("dana", {"devs", "system:authenticated"})
+    assert 'uids.authentication.k8s.io "u" is forbidden' in uid.body["message"]
+    assert 'userextras/scopes.authentication.k8s.io "all" is forbidden' in extra.body["message"]
+    assert (uid.status, extra.status) == (403, 403)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Impersonate-Group": "system:masters"},
+        {"Impersonate-Uid": "u"},
+        {"Impersonate-Extra-scopes": "all"},
+        {"Impersonate-User": ""},
+        {"Impersonate-Anything": "x"},
+        {"Impersonate_User": "dana"},
+    ],
+    ids=str,
+)
+async def test_an_incomplete_or_odd_impersonation_is_refused(world: World, headers: dict[str, str]) -> None:
+    owner = await world.owner("oil", "oil-production")
+
+    found = await owner.get(NAMESPACES, headers=headers)
+
+    assert (found.status, found.body["reason"]) == (400, "BadRequest")
+
+
+async def test_the_connection_header_can_neither_drop_nor_add_an_identity(world: World) -> None:
+    owner = await world.owner("oil", "oil-production")
+
+    found = await whoami(
+        owner,
+        **{
+            "Connection": "keep-alive, Authorization, Impersonate-User, Impersonate-Group",
+            "Impersonate-User": GITOPS,
+            "X-Remote-User": "system:admin",
+            "X-Remote-Group": "system:masters",
+        },
+    )
+
+    assert found["username"] == GITOPS
+    assert "system:masters" not in found["groups"]
+
+
+async def test_a_websockets_subprotocol_carries_a_token(world: World) -> None:
+    owner = await world.owner("oil", "oil-production")
+    text = base64.urlsafe_b64encode(owner.token.encode()).decode().rstrip("=")
+    headers = {"Sec-WebSocket-Protocol": f"base64url.bearer.authorization.k8s.io.{text}, v5.channel.k8s.io"}
+
+    async with world.session.get(world.url + NAMESPACES, headers=headers) as found:
+        assert found.status == 200
+    async with world.session.get(world.url + WHOAMI, headers=headers) as found:
+        assert found.status != 401
+
+
+# What is said about it.
+
+
+async def test_refusals_are_on_the_audit_stream_without_secrets(world: World) -> None:
+    owner = await world.owner("oil", "oil-production")
+    await world.client("wrong").get("/version?token=in-the-query")
+    await owner.get(f"{NAMESPACES}/kube-system")
+    await owner.get(f"{NAMESPACES}/kube-system")  # the same again is not said again
+    await owner.get(NAMESPACES, headers={"Impersonate-User": "dana"})
+
+    records = await _records(world, 3)
+
+    assert [record.action for record in records] == ["refused"] * 3
+    assert [record.account for record in records] == ["", *["oil-system/gitops-reconciler"] * 2]
+    assert records[1].object == "namespaces//kube-system"
+    assert "cannot impersonate" in records[2].message
+    text = str(records)
+    assert owner.token not in text
+    assert "in-the-query" not in text
+    assert "wrong" not in text
+
+
+async def test_tokens_are_in_no_log_and_in_no_file_of_nats(
+    world: World, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    owner = await world.owner("oil", "oil-production")
+    impersonate = {"Impersonate-User": "dana", "Connection": "Authorization"}
+    for headers in ({}, impersonate, {"Impersonate-Group": "x"}, {"Expect": "what"}):
+        await owner.get(NAMESPACES, headers=headers)
+    await owner.get("/api/v1/namespaces/../secrets")
+    await owner.get(f"{NAMESPACES}/kube-system")
+    await world.client(owner.token + "x").get(NAMESPACES)
+    await _records(world, 3)
+
+    said = capsys.readouterr()
+    assert owner.token not in said.out + said.err + caplog.text
+    signature = owner.token.rpartition(".")[2]
+    assert signature not in said.out + said.err + caplog.text
+    for file in world.nats.folder.rglob("*"):
+        if file.is_file():
+            assert signature.encode() not in file.read_bytes(), file
+
+
+def _uid(body: bytes) -> str:
+    found: str = msgspec.json.decode(body)["metadata"]["uid"]
+    return found
+
+
+async def _records(world: World, count: int) -> list[AuditRecord]:
+    """Return the first audit records of the proxy, once there are so many."""
+    found: list[AuditRecord] = []
+    subscription = await world.bus.js.subscribe("audit.proxy.>", ordered_consumer=True)
+    try:
+        while len(found) < count:
+            message = await subscription.next_msg(timeout=10)
+            found.append(decode_body(AuditRecord, message.data))
+    finally:
+        await subscription.unsubscribe()
+    return found

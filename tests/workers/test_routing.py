@@ -1,0 +1,354 @@
+"""A change reaches every key that it concerns, and the indexes are what the objects say, whatever came before."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventcore.grants import Grant
+from eventcore.keys import ObjectKey, key
+from eventcore.objects import KubeObject, PartialObject, decode_object
+from eventcore.views import Change, ObjectRecord
+from workers.access import account_grant, config_grant, subject_grant, tenant_grant
+from workers.ownership import Account, Owner, is_enabled
+from workers.relations import Relations
+from workers.routing import Route, all_routes, route
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+GRACE = 30.0
+Objects = dict[ObjectKey, dict[str, Any]]
+
+HOMES, NAMES, TENANTS, SPACES = ("h1", "h2"), ("a", "b"), ("oil", "gas"), ("s1", "s2", "h2")
+
+
+class Cluster:
+    """A view in the making: each change goes through the router's step."""
+
+    def __init__(self) -> None:
+        self.relations = Relations()
+        self.records: dict[ObjectKey, ObjectRecord] = {}
+        self.sequence = 0
+
+    def put(self, kind: str, namespace: str, name: str, body: dict[str, Any] | None) -> set[Route]:
+        """Set or, with None, delete an object; return what the router asks for."""
+        return route(self.change(kind, namespace, name, body), self.relations)
+
+    def change(self, kind: str, namespace: str, name: str, body: dict[str, Any] | None) -> Change[ObjectRecord]:
+        self.sequence += 1
+        target = ObjectKey(kind, namespace, name)
+        old = self.records.get(target)
+        deleted = body is None
+        metadata = {"name": name, "namespace": namespace, "uid": f"uid-{name}"} | (body or {}).get("metadata", {})
+        obj: KubeObject
+        if deleted:
+            obj = msgspec.convert({"metadata": metadata}, PartialObject)
+        else:
+            obj = decode_object(kind, msgspec.json.encode((body or {}) | {"metadata": metadata}))
+        new = ObjectRecord(
+            key=target,
+            sequence=self.sequence,
+            id=str(self.sequence),
+            uid=metadata["uid"],
+            resource_version=str(self.sequence),
+            deleted=deleted,
+            time=NOW,
+            body=b"",
+            obj=obj,
+        )
+        self.records[target] = new
+        return Change(old=old, new=new, sequence=self.sequence)
+
+
+def from_nothing(cluster: Cluster) -> Relations:
+    """Return relations that were read at once, as after a start."""
+    fresh = Relations()
+    for record in cluster.records.values():
+        fresh.apply(Change(old=None, new=record, sequence=record.sequence))
+    return fresh
+
+
+def outcome(relations: Relations) -> dict[Route, object]:
+    """Return what each key should come to, by what is known: the model that routing is measured by."""
+    found: dict[Route, object] = {}
+    for account, service_account in relations.accounts.items():
+        tenants, _ = relations.owned_at(account, NOW, GRACE)
+        if not is_enabled(service_account) or not tenants:
+            continue
+        uid = service_account.metadata.uid
+        why = (uid, tuple(sorted(tenants)))
+        found["rbac", account.key()] = found["token", account.key()] = why
+        found["access", key("account", account.namespace, account.name)] = account_grant(relations, account, uid)
+        for target in relations.targets(account, tenants):
+            found["kubeconfig", key(account.namespace, account.name, target)] = uid
+    grants: list[Grant | None] = [tenant_grant(relations, name) for name in relations.tenants]
+    subjects = {owner for name in relations.tenants for owner in relations.owners(name).all}
+    grants += [subject_grant(relations, owner, NOW, GRACE)[0] for owner in subjects]
+    grants.append(config_grant(relations.configuration))
+    found |= {("access", grant.key()): grant for grant in grants if grant is not None}
+    return found
+
+
+accounts = st.builds(Account, st.sampled_from(HOMES), st.sampled_from(NAMES))
+labels = st.dictionaries(st.just("owner.projectcapsule.dev/promote"), st.just("true"), max_size=1)
+enabled = st.dictionaries(st.just("capsule.addon.fluxcd/enabled"), st.sampled_from(["true", "false"]), max_size=1)
+opted = st.dictionaries(st.just("capsule.addon.fluxcd/kubeconfig-global"), st.just("false"), max_size=1)
+owners = st.one_of(
+    accounts.map(lambda account: {"kind": "ServiceAccount", "name": account.username}),
+    st.sampled_from(HOMES).map(lambda home: {"kind": "Group", "name": f"system:serviceaccounts:{home}"}),
+    st.sampled_from([{"kind": "User", "name": "dana"}, {"kind": "ServiceAccount", "name": "malformed"}]),
+)
+uids = st.sampled_from(["u1", "u2"])
+
+
+WATCHED = ("ServiceAccount", "Namespace", "Tenant", "TenantOwner", "CapsuleConfiguration", "Secret")
+Step = tuple[str, str, str, dict[str, Any] | None]
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> Step:
+    """Draw one object as it becomes, None: deleted."""
+    kind = draw(
+        st.sampled_from(["ServiceAccount", "Namespace", "Tenant", "TenantOwner", "CapsuleConfiguration", "Secret"])
+    )
+    namespace, name, body = "", "", dict[str, Any]()
+    match kind:
+        case "ServiceAccount":
+            account = draw(accounts)
+            namespace, name = account.namespace, account.name
+            metadata = {"uid": draw(uids), "labels": draw(labels), "annotations": draw(enabled) | draw(opted)}
+            body = {"metadata": metadata}
+        case "Namespace":
+            name = draw(st.sampled_from(SPACES))
+            tenant = draw(st.sampled_from(TENANTS))
+            label = draw(st.sampled_from([tenant, tenant, *TENANTS]))
+            reference = {"apiVersion": "capsule.clastix.io/v1beta2", "kind": "Tenant", "name": tenant}
+            reference["uid"] = draw(uids)
+            marks = {"labels": {"capsule.clastix.io/tenant": label}, "ownerReferences": [reference]}
+            body = {"metadata": draw(st.sampled_from([marks, marks, {}]))}
+        case "Tenant":
+            name = draw(st.sampled_from(TENANTS))
+            deleting = draw(st.sampled_from([{}, {}, {"deletionTimestamp": NOW}]))
+            generation = draw(st.integers(1, 2))
+            status: dict[str, Any] = draw(st.sampled_from([{}, {"owners": [draw(owners)], "observedGeneration": 2}]))
+            selecting = draw(st.sampled_from([{}, {"matchOwners": [{"matchLabels": {"team": "x"}}]}]))
+            body = {
+                "metadata": {"uid": draw(uids), "generation": generation} | deleting,
+                "spec": {"owners": draw(st.lists(owners, max_size=2)), "permissions": selecting},
+                "status": status,
+            }
+        case "TenantOwner":
+            name = draw(st.sampled_from(["to1", "to2"]))
+            found: dict[str, str] = draw(st.sampled_from([{"team": "x"}, {"projectcapsule.dev/tenant": "oil"}, {}]))
+            body = {"metadata": {"labels": found}, "spec": draw(owners)}
+        case "CapsuleConfiguration":
+            name = "default"
+            body = {"spec": {"allowServiceAccountPromotion": draw(st.booleans())}}
+        case _:
+            account = draw(accounts)
+            binding = draw(st.booleans())
+            name = f"{account.name}-token-1" if binding else f"{account.name}-kubeconfig"
+            namespace = account.namespace if binding else draw(st.sampled_from(SPACES))
+            annotations = {"capsule-tether.io/account": str(account)}
+            if binding:
+                uid = draw(uids)
+                annotations |= {"capsule-tether.io/generation": "1", "capsule-tether.io/account-uid": uid}
+            component = "token" if binding else "kubeconfig"
+            body = {
+                "metadata": {"labels": {"capsule-tether.io/component": component}, "annotations": annotations},
+            }
+    return kind, namespace, name, draw(st.sampled_from([body, body, body, None]))
+
+
+@settings(max_examples=300)
+@given(st.lists(changes(), max_size=25))
+def test_what_came_before_leaves_no_trace_in_the_indexes(
+    steps: list[Step],
+) -> None:
+    cluster = Cluster()
+    for step in steps:
+        cluster.relations.apply(cluster.change(*step))
+
+    fresh = from_nothing(cluster)
+    assert {t: cluster.relations.namespaces_of(t) for t in TENANTS} == {t: fresh.namespaces_of(t) for t in TENANTS}
+    assert cluster.relations.interesting() == fresh.interesting()
+    for home in (*HOMES, *SPACES):
+        assert cluster.relations.interesting_in(home) == fresh.interesting_in(home)
+        assert cluster.relations.copies_in(home) == fresh.copies_in(home)
+        assert cluster.relations.promoted_in(home) == fresh.promoted_in(home)
+    for tenant in TENANTS:
+        # What the spec has just lost does not count as stale; that alone is remembered.
+        assert cluster.relations.owners(tenant).certain <= fresh.owners(tenant).certain
+        assert cluster.relations.owners(tenant).stale <= fresh.owners(tenant).stale
+        for owner in cluster.relations.owners(tenant).all:
+            assert tenant in cluster.relations.tenants_of(owner)
+
+
+@settings(max_examples=400)
+@given(st.lists(changes(), max_size=25))
+def test_a_change_reaches_every_key_that_comes_to_something_else(
+    steps: list[Step],
+) -> None:
+    cluster = Cluster()
+    before = outcome(cluster.relations)
+    for step in steps:
+        routes = cluster.put(*step)
+        after = outcome(cluster.relations)
+        changed = {one for one in before.keys() | after.keys() if before.get(one) != after.get(one)}
+        # A kubeconfig that is not wanted any more is found by the copy that lies there.
+        changed = {one for one in changed if one[0] != "kubeconfig" or one in after or _lies_there(cluster, one)}
+        assert changed <= routes, step
+        assert set(after) <= all_routes(cluster.relations)
+        before = after
+
+
+def _lies_there(cluster: Cluster, one: Route) -> bool:
+    account, target = Account.of_key(one[1]), one[1].parts[2]
+    return any(o.key.namespace == target for o in cluster.relations.objects_of(account, "kubeconfig"))
+
+
+def guide() -> Cluster:
+    """Return the guide's example as OBJECTS shows it."""
+    cluster = Cluster()
+    user = "system:serviceaccount:oil-system:gitops-reconciler"
+    reference = {"apiVersion": "capsule.clastix.io/v1beta2", "kind": "Tenant", "name": "oil", "uid": "uid-oil"}
+    metadata = {"labels": {"capsule.clastix.io/tenant": "oil"}, "ownerReferences": [reference]}
+    annotations = {"capsule.addon.fluxcd/enabled": "true"}
+    cluster.put("Namespace", "", "oil-system", {})
+    cluster.put("ServiceAccount", "oil-system", "gitops-reconciler", {"metadata": {"annotations": annotations}})
+    cluster.put("Tenant", "", "oil", {"spec": {"owners": [{"kind": "ServiceAccount", "name": user}]}})
+    cluster.put("Namespace", "", "oil-production", {"metadata": metadata})
+    return cluster
+
+
+ACCOUNT = key("oil-system", "gitops-reconciler")
+
+
+def test_a_namespace_that_leaves_reaches_the_tenant_and_the_accounts_that_it_left() -> None:
+    cluster = guide()
+
+    routes = cluster.put("Namespace", "", "oil-production", {})
+
+    assert ("access", key("tenant", "oil")) in routes
+    assert ("kubeconfig", key("oil-system", "gitops-reconciler", "oil-production")) in routes
+
+
+def test_a_status_that_capsule_writes_concerns_nobody() -> None:
+    cluster = guide()
+    user = "system:serviceaccount:oil-system:gitops-reconciler"
+    spec = {"owners": [{"kind": "ServiceAccount", "name": user}]}
+
+    routes = cluster.put("Tenant", "", "oil", {"spec": spec, "status": {"namespaces": ["oil-production"]}})
+
+    assert routes == set()
+
+
+def test_an_account_without_the_annotation_and_without_objects_of_ours_concerns_nobody() -> None:
+    cluster = guide()
+
+    assert cluster.put("ServiceAccount", "oil-production", "default", {}) == set()
+
+
+def test_a_token_that_is_another_one_reaches_every_kubeconfig_and_a_touched_one_only_the_token() -> None:
+    cluster = guide()
+    marks = {
+        "labels": {"capsule-tether.io/component": "token"},
+        "annotations": {"capsule-tether.io/account": "oil-system/gitops-reconciler", "capsule-tether.io/digest": "1"},
+    }
+    copies = {
+        ("kubeconfig", key("oil-system", "gitops-reconciler", space)) for space in ("oil-system", "oil-production")
+    }
+
+    assert copies < cluster.put("Secret", "oil-system", "gitops-reconciler-token", {"metadata": marks})
+    assert cluster.put("Secret", "oil-system", "gitops-reconciler-token", {"metadata": marks}) == {
+        ("token", ACCOUNT),
+        ("access", key("account", "oil-system", "gitops-reconciler")),
+    }
+    marks["annotations"]["capsule-tether.io/digest"] = "2"
+    assert copies < cluster.put("Secret", "oil-system", "gitops-reconciler-token", {"metadata": marks})
+
+
+def test_another_ca_reaches_every_kubeconfig_and_nothing_else() -> None:
+    routes = guide().put("CASecret", "capsule-system", "capsule-proxy", {})
+
+    assert routes == {
+        ("kubeconfig", key("oil-system", "gitops-reconciler", space)) for space in ("oil-system", "oil-production")
+    }
+
+
+def test_objects_of_ours_whose_account_is_gone_are_still_looked_at() -> None:
+    cluster = guide()
+    marks = {
+        "labels": {"capsule-tether.io/component": "kubeconfig"},
+        "annotations": {"capsule-tether.io/account": "gone/deployer"},
+    }
+    cluster.put("Secret", "oil-production", "deployer-kubeconfig", {"metadata": marks})
+
+    routes = all_routes(cluster.relations)
+
+    assert ("kubeconfig", key("gone", "deployer", "oil-production")) in routes
+    assert ("token", key("gone", "deployer")) in routes
+
+
+def test_a_promoted_account_owns_the_tenant_of_its_namespace_while_it_is_the_tenants() -> None:
+    # given promotion is allowed, and an account of the tenant's namespace carries the label
+    cluster = guide()
+    namespace = cluster.records[ObjectKey("Namespace", "", "oil-production")].obj
+    promoted = Owner("ServiceAccount", "system:serviceaccount:oil-production:deployer")
+    label = {"metadata": {"labels": {"owner.projectcapsule.dev/promote": "true"}}}
+    routes = cluster.put("ServiceAccount", "oil-production", "deployer", label)
+    assert cluster.relations.tenants_of(promoted) == set()
+    routes = cluster.put("CapsuleConfiguration", "", "default", {"spec": {"allowServiceAccountPromotion": True}})
+    assert cluster.relations.tenants_of(promoted) == {"oil"}
+    assert ("access", key("subject", *msgspec.structs.astuple(promoted))) in routes
+
+    # when the namespace leaves, and when it comes back
+    routes = cluster.put("Namespace", "", "oil-production", {})
+    assert cluster.relations.tenants_of(promoted) == set()
+    assert ("access", key("subject", *msgspec.structs.astuple(promoted))) in routes
+    cluster.put("Namespace", "", "oil-production", msgspec.to_builtins(namespace))
+    assert cluster.relations.tenants_of(promoted) == {"oil"}
+
+    # and when the label goes
+    routes = cluster.put("ServiceAccount", "oil-production", "deployer", {})
+    assert cluster.relations.tenants_of(promoted) == set()
+    assert ("access", key("subject", *msgspec.structs.astuple(promoted))) in routes
+
+
+def _with_status(observed: int, *names: str, spec: tuple[str, ...] = ()) -> dict[str, Any]:
+    def users(found: tuple[str, ...]) -> list[dict[str, str]]:
+        return [{"kind": "User", "name": name} for name in found]
+
+    return {
+        "metadata": {"generation": 2},
+        "spec": {"owners": users(spec)},
+        "status": {"observedGeneration": observed, "owners": users(names)},
+    }
+
+
+def test_owners_in_a_stale_status_count_for_the_grace_and_not_after() -> None:
+    cluster = Cluster()
+    cluster.put("Tenant", "", "oil", _with_status(1, "dana"))
+    owner = Owner("User", "dana")
+
+    grant, ends = subject_grant(cluster.relations, owner, NOW + timedelta(seconds=29), 30)
+    assert grant is not None
+    assert ends == NOW + timedelta(seconds=30)
+    assert subject_grant(cluster.relations, owner, NOW + timedelta(seconds=30), 30) == (None, None)
+    cluster.put("Tenant", "", "oil", _with_status(2, "dana"))
+    assert subject_grant(cluster.relations, owner, NOW + timedelta(days=1), 30)[0] is not None
+
+
+@pytest.mark.parametrize("observed", [0, 1])
+def test_an_owner_that_the_spec_has_lost_is_gone_whatever_the_status_still_says(observed: int) -> None:
+    cluster = Cluster()
+    cluster.put("Tenant", "", "oil", _with_status(2, "dana", "omar", spec=("dana", "omar")))
+
+    routes = cluster.put("Tenant", "", "oil", _with_status(observed, "dana", "omar", spec=("omar",)))
+
+    assert cluster.relations.tenants_of(Owner("User", "dana")) == set()
+    assert ("access", key("subject", "User", "dana")) in routes

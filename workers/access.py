@@ -1,0 +1,174 @@
+"""The grants that the proxy decides by: compiled from the view, written by compare-and-set, deleted explicitly.
+
+The revision is read before the state, and the view is brought up to date in between: so a grant that was compiled from
+an older state can never replace one that was compiled from a newer.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from eventcore.consumer import Retry, Terminal
+from eventcore.errors import WrongSequenceError
+from eventcore.events import now
+from eventcore.grants import (
+    AccountGrant,
+    BoundSecret,
+    CapsuleUserRef,
+    ConfigGrant,
+    Grant,
+    SubjectGrant,
+    TenantGrant,
+    encode_grant,
+)
+from eventcore.kube import ObjectRef
+from eventcore.objects import CAPSULE_GROUP
+from workers.context import SOON, guarded, until
+from workers.desired import ANNOTATION_ACCOUNT_UID, ANNOTATION_DIGEST, ANNOTATION_GENERATION
+from workers.ownership import Account, Owner, findings
+from workers.relations import stale_until
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from eventcore.consumer import Reconcile, Result, Run
+    from eventcore.objects import CapsuleConfiguration, CapsuleUser
+    from workers.context import Context
+    from workers.relations import Relations
+
+BARRIER: float = 5.0
+"""Seconds to wait for the view."""
+
+
+def make(context: Context) -> Reconcile:
+    """Return the reconciler of one grant; its key is the grant's key in the bucket."""
+    return guarded(context, partial(_reconcile, context))
+
+
+async def _reconcile(context: Context, run: Run) -> Result:
+    entry = await context.bus.kv_get(run.key)
+    await context.reader.barrier(BARRIER)
+    if missing := await context.judge.missing():
+        return Retry(f"no watcher has listed objects of kind {missing} yet: start `tether watch`")
+    ends: datetime | None = None
+    grant: Grant | None
+    account: Account | None = None
+    tenant = ""
+    match run.key.parts:
+        case ("tenant", tenant):
+            grant = tenant_grant(context.relations, tenant)
+            await _tell_findings(context, run, tenant)
+        case ("subject", kind, name):
+            grace = context.settings.owner_status_grace
+            grant, ends = subject_grant(context.relations, Owner(kind, name), now(), grace)
+            account = Account.of_username(name)
+        case ("account", namespace, name):
+            account = Account(namespace, name)
+            entitlement = context.judge.look(account)
+            grant = account_grant(context.relations, account, entitlement.uid) if entitlement else None
+            ends = entitlement.until if entitlement else None
+        case ("config",):
+            grant = config_grant(context.relations.configuration)
+        case _:
+            return Terminal(f"{run.key} is not the key of a grant")
+    value = encode_grant(grant) if grant is not None else b""
+    if value == (entry.value if entry else b""):
+        return until(ends)
+    run.check()
+    try:
+        if value:
+            await context.bus.kv_put(run.key, value, revision=entry.revision if entry else 0)
+        elif entry is not None:
+            await context.bus.kv_delete(run.key, revision=entry.revision)
+    except WrongSequenceError:
+        return Retry("the grant has just been written by another worker", after=SOON)
+    action = "granted" if value else "revoked"
+    await context.writer.record(run, action, f"access/{run.key}", account, tenant)
+    return until(ends)
+
+
+def tenant_grant(relations: Relations, name: str) -> TenantGrant | None:
+    """Return the namespaces of a live tenant, None for any other name."""
+    tenant = relations.tenants.get(name)
+    if tenant is None or tenant.metadata.deletion_timestamp is not None:
+        return None
+    return TenantGrant(name=name, uid=tenant.metadata.uid, namespaces=tuple(sorted(relations.namespaces_of(name))))
+
+
+def subject_grant(
+    relations: Relations, owner: Owner, moment: datetime, grace: float
+) -> tuple[SubjectGrant | None, datetime | None]:
+    """Return the tenants that a subject owns, None without any, and when the first stale one stops counting."""
+    tenants: list[str] = []
+    ends: datetime | None = None
+    for name in sorted(relations.tenants_of(owner)):
+        state = relations.owners(name)
+        if owner in state.certain:
+            tenants.append(name)
+        elif (end := stale_until(state, moment, grace)) is not None:
+            tenants.append(name)
+            ends = min(ends, end) if ends else end
+    if not tenants:
+        return None, None
+    return SubjectGrant(subject_kind=owner.kind, name=owner.name, tenants=tuple(tenants)), ends
+
+
+def account_grant(relations: Relations, account: Account, uid: str) -> AccountGrant:
+    """Return the token generations of an account that are good: those whose binding Secret stands."""
+    found = (
+        BoundSecret(
+            name=one.key.name,
+            uid=one.metadata.uid,
+            generation=int(one.metadata.annotations[ANNOTATION_GENERATION]),
+        )
+        for one in relations.objects_of(account, "token")
+        if one.key.namespace == account.namespace
+        and one.metadata.deletion_timestamp is None
+        and one.metadata.annotations.get(ANNOTATION_ACCOUNT_UID) == uid
+        and one.metadata.annotations.get(ANNOTATION_GENERATION, "").isdecimal()
+        and ANNOTATION_DIGEST not in one.metadata.annotations
+    )
+    secrets = tuple(sorted(found, key=lambda secret: secret.generation))
+    return AccountGrant(namespace=account.namespace, name=account.name, uid=uid, secrets=secrets)
+
+
+def config_grant(configuration: CapsuleConfiguration | None) -> ConfigGrant | None:
+    """Return who is a Capsule user: the status of those Capsules that have one, else the fields of the spec."""
+    if configuration is None:
+        return None
+    spec = configuration.spec
+    users = {_user(user) for user in spec.users}
+    users |= {CapsuleUserRef(kind="Group", name=name) for name in spec.user_groups}
+    users |= {
+        CapsuleUserRef(kind="ServiceAccount" if Account.of_username(name) else "User", name=name)
+        for name in spec.user_names
+    }
+    if configuration.status.users is not None:
+        users |= {_user(user) for user in configuration.status.users}
+    return ConfigGrant(users=tuple(sorted(users, key=lambda user: (user.kind, user.name))))
+
+
+def _user(user: CapsuleUser) -> CapsuleUserRef:
+    return CapsuleUserRef(kind=user.kind, name=user.name)
+
+
+async def _tell_findings(context: Context, run: Run, name: str) -> None:
+    """Say what is wrong with a Tenant's owners, once for each change of it."""
+    tenant = context.relations.tenants.get(name)
+    if tenant is None:
+        return
+    regarding = ObjectRef(api_version=f"{CAPSULE_GROUP}/v1beta2", kind="Tenant", name=name, uid=tenant.metadata.uid)
+    for message in findings(tenant, context.relations.owners(name).all):
+        record = partial(
+            context.writer.record, run, "refused", f"Tenant/{name}", None, name, outcome="refused", message=message
+        )
+        await context.writer.tell(
+            run,
+            f"tenant {name} {message}",
+            regarding,
+            reason="OwnerIgnored",
+            message=message,
+            about=str(tenant.metadata.generation),
+            record=record,
+        )

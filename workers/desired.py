@@ -1,0 +1,269 @@
+"""What should be in the cluster for an account: RBAC objects, Secrets and the kubeconfig.
+
+Functions without a client. Every object carries the component label and the account annotation.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+from eventcore.kube import ObjectRef, api_path
+from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, LABEL_COMPONENT
+from workers.names import binding_name, role_binding_name, token_name
+from workers.ownership import Account
+
+ANNOTATION_GENERATION: Final = "capsule-tether.io/generation"
+ANNOTATION_MINTED: Final = "capsule-tether.io/minted"
+ANNOTATION_WRITTEN: Final = "capsule-tether.io/written"
+ANNOTATION_EXPIRES: Final = "capsule-tether.io/expires"
+ANNOTATION_RETIRE: Final = "capsule-tether.io/retire"
+ANNOTATION_BINDING: Final = "capsule-tether.io/binding"
+ANNOTATION_BINDING_UID: Final = "capsule-tether.io/binding-uid"
+ANNOTATION_ACCOUNT_UID: Final = "capsule-tether.io/account-uid"
+ANNOTATION_DIGEST: Final = "capsule-tether.io/digest"
+ANNOTATION_ROTATE: Final = "capsule-tether.io/rotate"
+"""On the token Secret: the generation that must be replaced, because a namespace that held it left the tenant."""
+LABEL_FLUX_WATCH: Final = "reconcile.fluxcd.io/watch"
+
+RBAC_GROUP: Final = "rbac.authorization.k8s.io"
+_PATHS: Final = {
+    "Secret": ("", "v1", "secrets"),
+    "RoleBinding": (RBAC_GROUP, "v1", "rolebindings"),
+    "ClusterRole": (RBAC_GROUP, "v1", "clusterroles"),
+    "ClusterRoleBinding": (RBAC_GROUP, "v1", "clusterrolebindings"),
+}
+SECRET_TYPE: Final = "Opaque"  # noqa: S105 -- a type of Secret, not one
+
+
+class Target(msgspec.Struct, frozen=True, order=True):
+    """An object that Tether may write: a kind of ``_PATHS``, namespace ("" for cluster scope) and name."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.namespace}/{self.name}" if self.namespace else f"{self.kind}/{self.name}"
+
+    @property
+    def collection(self) -> str:
+        group, version, plural = _PATHS[self.kind]
+        return api_path(group, version, plural, namespace=self.namespace)
+
+    @property
+    def path(self) -> str:
+        group, version, plural = _PATHS[self.kind]
+        return api_path(group, version, plural, namespace=self.namespace, name=self.name)
+
+    @property
+    def api_version(self) -> str:
+        group, version, _ = _PATHS[self.kind]
+        return f"{group}/{version}" if group else version
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """One object as it should be. ``content`` is everything beside apiVersion, kind and metadata."""
+
+    target: Target
+    component: str
+    account: Account
+    tenant: str = ""
+    content: dict[str, Any]
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    owner_references: list[dict[str, Any]] = []
+
+    def body(self, uid: str = "") -> dict[str, Any]:
+        """Return the JSON to write; with a uid, server-side apply touches that very object and never makes one."""
+        annotations = {ANNOTATION_ACCOUNT: str(self.account), **self.annotations}
+        if self.tenant:
+            annotations[ANNOTATION_TENANT] = self.tenant
+        metadata: dict[str, Any] = {
+            "name": self.target.name,
+            "labels": {LABEL_COMPONENT: self.component, **self.labels},
+            "annotations": annotations,
+        }
+        if self.target.namespace:
+            metadata["namespace"] = self.target.namespace
+        if uid:
+            metadata["uid"] = uid
+        if self.owner_references:
+            metadata["ownerReferences"] = self.owner_references
+        return {"apiVersion": self.target.api_version, "kind": self.target.kind, "metadata": metadata, **self.content}
+
+
+def account_ref(account: Account, uid: str = "") -> ObjectRef:
+    """Return what an Event about an account refers to."""
+    return ObjectRef(api_version="v1", kind="ServiceAccount", name=account.name, namespace=account.namespace, uid=uid)
+
+
+def home_role_binding(account: Account, tenant: str, cluster_role: str) -> Manifest:
+    """Return the RoleBinding that gives the account its rights at home."""
+    return Manifest(
+        target=Target("RoleBinding", account.namespace, role_binding_name(account)),
+        component="rbac",
+        account=account,
+        tenant=tenant,
+        content={"roleRef": _role_ref(cluster_role), "subjects": [_subject(account)]},
+    )
+
+
+def impersonator(account: Account, tenant: str, name: str) -> tuple[Manifest, Manifest]:
+    """Return the ClusterRole that lets the account impersonate itself, as Flux asks it to, and its binding."""
+    rule = {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"], "resourceNames": [account.username]}
+    role = Manifest(
+        target=Target("ClusterRole", "", name),
+        component="rbac",
+        account=account,
+        tenant=tenant,
+        content={"rules": [rule]},
+    )
+    binding = Manifest(
+        target=Target("ClusterRoleBinding", "", name),
+        component="rbac",
+        account=account,
+        tenant=tenant,
+        content={"roleRef": _role_ref(name), "subjects": [_subject(account)]},
+    )
+    return role, binding
+
+
+def _role_ref(name: str) -> dict[str, str]:
+    return {"apiGroup": RBAC_GROUP, "kind": "ClusterRole", "name": name}
+
+
+def _subject(account: Account) -> dict[str, str]:
+    return {"kind": "ServiceAccount", "name": account.name, "namespace": account.namespace}
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the token in a token Secret, all but the token.
+
+    ``minted`` and ``expires`` are the API server's times; ``written`` and ``retire`` (when the generations before it
+    are revoked) come from the clock of the worker that minted it.
+    """
+
+    generation: int
+    binding: str
+    binding_uid: str
+    account_uid: str
+    minted: datetime
+    expires: datetime
+    written: datetime
+    retire: datetime
+    digest: str
+
+    def annotations(self) -> dict[str, str]:
+        """Return the annotations of the token Secret."""
+        return {
+            ANNOTATION_GENERATION: str(self.generation),
+            ANNOTATION_BINDING: self.binding,
+            ANNOTATION_BINDING_UID: self.binding_uid,
+            ANNOTATION_ACCOUNT_UID: self.account_uid,
+            ANNOTATION_MINTED: timestamp(self.minted),
+            ANNOTATION_EXPIRES: timestamp(self.expires),
+            ANNOTATION_WRITTEN: timestamp(self.written),
+            ANNOTATION_RETIRE: timestamp(self.retire),
+            ANNOTATION_DIGEST: self.digest,
+        }
+
+    @classmethod
+    def of_annotations(cls, annotations: dict[str, str]) -> Token | None:
+        """Return what the annotations of a token Secret say, None when they are not whole."""
+        try:
+            return cls(
+                generation=int(annotations[ANNOTATION_GENERATION]),
+                binding=annotations[ANNOTATION_BINDING],
+                binding_uid=annotations[ANNOTATION_BINDING_UID],
+                account_uid=annotations[ANNOTATION_ACCOUNT_UID],
+                minted=_moment(annotations[ANNOTATION_MINTED]),
+                expires=_moment(annotations[ANNOTATION_EXPIRES]),
+                written=_moment(annotations[ANNOTATION_WRITTEN]),
+                retire=_moment(annotations[ANNOTATION_RETIRE]),
+                digest=annotations[ANNOTATION_DIGEST],
+            )
+        except (KeyError, ValueError):
+            return None
+
+
+def binding_secret(account: Account, tenant: str, account_uid: str, generation: int) -> Manifest:
+    """Return the empty Secret of a token generation: deleting it revokes the generation's tokens."""
+    owner = {"apiVersion": "v1", "kind": "ServiceAccount", "name": account.name, "uid": account_uid}
+    return Manifest(
+        target=Target("Secret", account.namespace, binding_name(account, generation)),
+        component="token",
+        account=account,
+        tenant=tenant,
+        content={"type": SECRET_TYPE},
+        annotations={ANNOTATION_GENERATION: str(generation), ANNOTATION_ACCOUNT_UID: account_uid},
+        owner_references=[owner],
+    )
+
+
+def token_secret(account: Account, tenant: str, token: Token, text: str) -> Manifest:
+    """Return the Secret that holds the current token."""
+    return Manifest(
+        target=Target("Secret", account.namespace, token_name(account)),
+        component="token",
+        account=account,
+        tenant=tenant,
+        content={"type": SECRET_TYPE, "data": {"token": encoded(text.encode())}},
+        annotations=token.annotations(),
+    )
+
+
+def kubeconfig_secret(account: Account, tenant: str, target: Target, *, config: bytes, generation: int) -> Manifest:
+    """Return the Secret that holds the kubeconfig, under the addon's key and under Flux's default one."""
+    data = encoded(config)
+    return Manifest(
+        target=target,
+        component="kubeconfig",
+        account=account,
+        tenant=tenant,
+        content={"type": SECRET_TYPE, "data": {"kubeconfig": data, "value": data}},
+        labels={LABEL_FLUX_WATCH: "Enabled"},
+        annotations={ANNOTATION_GENERATION: str(generation)},
+    )
+
+
+def kubeconfig(*, server: str, ca: bytes, token: str, namespace: str) -> bytes:
+    """Return a self-contained kubeconfig (YAML): no files, no plugins, TLS verified."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "default", "cluster": {"server": server, "certificate-authority-data": encoded(ca)}}],
+        "users": [{"name": "default", "user": {"token": token}}],
+        "contexts": [{"name": "default", "context": {"cluster": "default", "user": "default", "namespace": namespace}}],
+        "current-context": "default",
+        "preferences": {},
+    }
+    text: str = yaml.safe_dump(config, sort_keys=False, width=2**31)
+    return text.encode()
+
+
+def digest(text: str) -> str:
+    """Return what tells a token from another one in an annotation, and tells nothing of it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def encoded(data: bytes) -> str:
+    """Return base64 as a Secret's data has it."""
+    return base64.b64encode(data).decode()
+
+
+def timestamp(moment: datetime) -> str:
+    """Return RFC 3339 in UTC, to the second or finer."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return moment

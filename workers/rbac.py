@@ -1,0 +1,69 @@
+"""The rights of an account: its RoleBinding at home, and the right to impersonate itself, as Flux asks it to."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from eventcore.consumer import Retry
+from workers.context import guarded, until
+from workers.desired import Target, home_role_binding, impersonator
+from workers.names import cluster_role_name, role_binding_name, settled_cluster_role_name, with_hash
+from workers.ownership import Account
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from eventcore.consumer import Reconcile, Result, Run
+    from workers.context import Context
+    from workers.desired import Manifest
+    from workers.entitlement import Entitlement
+
+
+def make(context: Context) -> Reconcile:
+    """Return the reconciler of one account's rights; its key is (namespace, name)."""
+    return guarded(context, partial(_reconcile, context))
+
+
+async def _reconcile(context: Context, run: Run) -> Result:
+    account = Account.of_key(run.key)
+    entitlement = context.judge.look(account)
+    if entitlement is None:
+        await _remove(context, run, account, keep=())
+        return until()
+    held_up = ""
+    wanted = _wanted(context, entitlement)
+    for manifest in wanted:
+        permit = partial(context.judge.confirm, entitlement)
+        if await context.writer.ensure(run, manifest, permit, action="granted") == "other":
+            held_up = f"{manifest.target} is still there for another account"
+    await _remove(context, run, account, keep=[manifest.target for manifest in wanted])
+    return Retry(held_up) if held_up else until(entitlement.until)
+
+
+def _wanted(context: Context, entitlement: Entitlement) -> list[Manifest]:
+    account, tenant = entitlement.account, entitlement.tenant
+    name = settled_cluster_role_name(account, context.relations.is_interesting)
+    return [
+        home_role_binding(account, tenant, context.settings.home_cluster_role),
+        *impersonator(account, tenant, name),
+    ]
+
+
+async def _remove(context: Context, run: Run, account: Account, *, keep: Iterable[Target]) -> None:
+    """Remove what the account should not have. Bindings go first: with them go the rights.
+
+    By label as OBJECTS shows it; when nothing is to be kept also by name, since whoever has the rights can take the
+    label off.
+    """
+    kept = set(keep)
+    found = {Target(o.key.kind, o.key.namespace, o.key.name) for o in context.relations.objects_of(account, "rbac")}
+    if not kept:
+        plain = cluster_role_name(account)
+        found.add(Target("RoleBinding", account.namespace, role_binding_name(account)))
+        for name in (plain, with_hash(plain, account)):
+            found |= {Target("ClusterRole", "", name), Target("ClusterRoleBinding", "", name)}
+    if not kept:
+        await context.judge.confirm_lost(account, await context.writer.tenants(found, account))
+    for target in sorted(found - kept, key=lambda target: (target.kind == "ClusterRole", target)):
+        await context.writer.remove(run, target, account, action="revoked")

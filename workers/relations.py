@@ -1,0 +1,342 @@
+"""Indexes over the objects on OBJECTS: who owns which tenant, which namespace is whose, which objects are ours.
+
+Pure: :meth:`Relations.apply` takes one change and brings every index up to date, so that what was related before and
+what is related after can be compared. The router and the workers each keep one beside their reader.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+import msgspec
+
+from eventcore.keys import ObjectKey
+from eventcore.objects import (
+    ANNOTATION_ACCOUNT,
+    LABEL_COMPONENT,
+    CapsuleConfiguration,
+    Meta,
+    Namespace,
+    ServiceAccount,
+    Tenant,
+    TenantOwner,
+)
+from workers.ownership import (
+    GROUP_ALL_ACCOUNTS,
+    GROUP_AUTHENTICATED,
+    Account,
+    Owner,
+    identities,
+    is_enabled,
+    is_global,
+    is_live,
+    is_promoted,
+    matched_owners,
+    namespace_claims,
+    namespace_tenant,
+    owner_set,
+    promotion_allowed,
+    status_is_current,
+)
+
+if TYPE_CHECKING:
+    from eventcore.objects import KubeObject
+    from eventcore.views import Change, ObjectRecord
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+OWN_KINDS: Final = frozenset({"Secret", "RoleBinding", "ClusterRole", "ClusterRoleBinding"})
+
+
+class OwnerState(msgspec.Struct, frozen=True):
+    """The owners of one tenant. ``stale`` ones stand only in a status that is behind the spec, since ``since``."""
+
+    certain: frozenset[Owner] = frozenset()
+    stale: frozenset[Owner] = frozenset()
+    since: datetime | None = None
+
+    @property
+    def all(self) -> frozenset[Owner]:
+        return self.certain | self.stale
+
+
+class OwnObject(msgspec.Struct, frozen=True):
+    """An object that Tether made, as OBJECTS shows it: metadata only."""
+
+    key: ObjectKey
+    metadata: Meta
+
+    @property
+    def component(self) -> str:
+        return self.metadata.labels.get(LABEL_COMPONENT, "")
+
+
+class Relations:
+    """Everything that is known, indexed. Reading returns shared sets: copy before a change."""
+
+    def __init__(self, configuration: str = "default") -> None:
+        self._configuration = configuration
+        self.accounts: dict[Account, ServiceAccount] = {}
+        self.tenants: dict[str, Tenant] = {}
+        self.tenant_owners: dict[str, TenantOwner] = {}
+        self.namespaces: dict[str, Namespace] = {}
+        self.configuration: CapsuleConfiguration | None = None
+        self._owners: dict[str, OwnerState] = {}
+        self._removed: dict[str, frozenset[Owner]] = {}  # from the spec, while the status still names them
+        self._tenants_of: defaultdict[Owner, set[str]] = defaultdict(set)
+        self._claims: defaultdict[str, set[str]] = defaultdict(set)
+        self._tenant_of: dict[str, str] = {}
+        self._namespaces_of: defaultdict[str, set[str]] = defaultdict(set)
+        self._enabled: defaultdict[str, set[Account]] = defaultdict(set)
+        self._promoted: defaultdict[str, set[Account]] = defaultdict(set)
+        self._objects: defaultdict[Account, dict[ObjectKey, OwnObject]] = defaultdict(dict)
+        self._homes_with_objects: defaultdict[str, set[Account]] = defaultdict(set)
+        self._copies_in: defaultdict[str, set[Account]] = defaultdict(set)
+
+    # What is asked.
+
+    def is_interesting(self, account: Account) -> bool:
+        """Tell whether there is anything to do for an account: it is enabled, or objects were made for it."""
+        return account in self._enabled.get(account.namespace, ()) or bool(self._objects.get(account))
+
+    def interesting(self) -> set[Account]:
+        """Return every enabled account and every account that has objects of ours."""
+        return set().union(*self._enabled.values(), (a for a, found in self._objects.items() if found))
+
+    def interesting_in(self, namespace: str) -> set[Account]:
+        """Return the interesting accounts whose home is this namespace."""
+        return self._enabled.get(namespace, set()) | self._homes_with_objects.get(namespace, set())
+
+    def owners(self, tenant: str) -> OwnerState:
+        """Return the owners of a live tenant; of any other name, none."""
+        return self._owners.get(tenant, OwnerState())
+
+    def tenants_of(self, owner: Owner) -> set[str]:
+        """Return the live tenants that one identity owns."""
+        return self._tenants_of.get(owner, set())
+
+    def tenants_of_account(self, account: Account) -> set[str]:
+        """Return the live tenants that an account owns under any of its identities."""
+        return set().union(*(self._tenants_of.get(owner, ()) for owner in identities(account)))
+
+    def owned_at(self, account: Account, now: datetime, grace: float) -> tuple[set[str], datetime | None]:
+        """Return the tenants that an account owns now, and when the first of them stops counting if nothing changes.
+
+        An owner that only a stale status names counts for ``grace`` seconds.
+        """
+        mine = identities(account)
+        names: set[str] = set()
+        until: datetime | None = None
+        for name in self.tenants_of_account(account):
+            state = self._owners[name]
+            if any(owner in state.certain for owner in mine):
+                names.add(name)
+            elif (end := stale_until(state, now, grace)) is not None:
+                names.add(name)
+                until = min(until, end) if until else end
+        return names, until
+
+    def accounts_of(self, owner: Owner) -> set[Account]:
+        """Return the interesting accounts that act under an identity."""
+        if owner.kind == "Group":
+            if owner.name in {GROUP_ALL_ACCOUNTS, GROUP_AUTHENTICATED}:
+                return self.interesting()
+            home = owner.name.removeprefix(GROUP_ALL_ACCOUNTS + ":")
+            return self.interesting_in(home) if home != owner.name else set()
+        account = Account.of_username(owner.name)
+        return {account} if account and self.is_interesting(account) else set()
+
+    def accounts_of_tenant(self, tenant: str) -> set[Account]:
+        """Return the interesting accounts that own a tenant."""
+        return set().union(*(self.accounts_of(owner) for owner in self.owners(tenant).all))
+
+    def tenant_of(self, namespace: str) -> str:
+        """Return the tenant that a namespace provably belongs to, or ""."""
+        return self._tenant_of.get(namespace, "")
+
+    def namespaces_of(self, tenant: str) -> set[str]:
+        """Return the namespaces that provably belong to a tenant."""
+        return self._namespaces_of.get(tenant, set())
+
+    def claimed(self, tenant: str) -> set[str]:
+        """Return the namespaces that mention a tenant, proven or not."""
+        return self._claims.get(tenant, set())
+
+    def objects_of(self, account: Account, component: str = "") -> list[OwnObject]:
+        """Return our objects for an account, of one component when it is given."""
+        found = self._objects.get(account, {}).values()
+        return [one for one in found if not component or one.component == component]
+
+    def promoted_in(self, namespace: str) -> set[Account]:
+        """Return the accounts of a namespace that carry the promotion label."""
+        return self._promoted.get(namespace, set())
+
+    def copies_in(self, namespace: str) -> set[Account]:
+        """Return the accounts that have a kubeconfig of ours in a namespace."""
+        return self._copies_in.get(namespace, set())
+
+    def targets(self, account: Account, tenants: set[str]) -> set[str]:
+        """Return the namespaces where the kubeconfig of an account belongs that owns these tenants."""
+        service_account = self.accounts.get(account)
+        if service_account is None or not is_enabled(service_account) or not tenants:
+            return set()
+        homes = {account.namespace}
+        return homes.union(*(self.namespaces_of(t) for t in tenants)) if is_global(service_account) else homes
+
+    def is_distributed(self, account: Account) -> bool:
+        """Tell whether the kubeconfig of an account goes to the tenant's namespaces too."""
+        service_account = self.accounts.get(account)
+        return service_account is not None and is_global(service_account)
+
+    # What changes.
+
+    def apply(self, change: Change[ObjectRecord]) -> None:
+        """Take one change of OBJECTS."""
+        old, new = live(change.old), live(change.new)
+        record = change.new or change.old
+        if record is None:
+            return
+        key = record.key
+        match key.kind:
+            case "ServiceAccount":
+                self._account(Account(key.namespace, key.name), cast("ServiceAccount | None", new))
+            case "Namespace":
+                self._namespace(key.name, cast("Namespace | None", new))
+            case "Tenant":
+                self._tenant(key.name, cast("Tenant | None", old), cast("Tenant | None", new), record.time)
+            case "TenantOwner":
+                _put(self.tenant_owners, key.name, cast("TenantOwner | None", new))
+                for name, tenant in self.tenants.items():
+                    self._index_owners(name, tenant)
+            case "CapsuleConfiguration" if key.name == self._configuration:
+                self.configuration = cast("CapsuleConfiguration | None", new)
+                for name, tenant in self.tenants.items():
+                    self._index_owners(name, tenant)
+            case kind if kind in OWN_KINDS:
+                self._own(key, old.metadata if old else None, new.metadata if new else None)
+
+    def _account(self, account: Account, new: ServiceAccount | None) -> None:
+        _put(self.accounts, account, new)
+        _member(self._enabled, account.namespace, account, present=new is not None and is_enabled(new))
+        was = account in self._promoted.get(account.namespace, ())
+        promoted = new is not None and is_promoted(new)
+        _member(self._promoted, account.namespace, account, present=promoted)
+        if was != promoted:
+            self._index_owners_of(self.tenant_of(account.namespace))
+
+    def _namespace(self, name: str, new: Namespace | None) -> None:
+        old = self.namespaces.get(name)
+        for tenant in namespace_claims(old) if old else ():
+            _member(self._claims, tenant, name, present=False)
+        for tenant in namespace_claims(new) if new else ():
+            _member(self._claims, tenant, name, present=True)
+        _put(self.namespaces, name, new)
+        self._prove(name)
+
+    def _prove(self, name: str) -> None:
+        namespace = self.namespaces.get(name)
+        tenant = namespace_tenant(namespace, self.tenants) if namespace else None
+        before, after = self.tenant_of(name), tenant.metadata.name if tenant else ""
+        if before == after:
+            return
+        _member(self._namespaces_of, before, name, present=False)
+        _put(self._tenant_of, name, after or None)
+        if after:
+            _member(self._namespaces_of, after, name, present=True)
+        if self._promoted.get(name):
+            self._index_owners_of(before)
+            self._index_owners_of(after)
+
+    def _tenant(self, name: str, old: Tenant | None, new: Tenant | None, time: datetime) -> None:
+        _put(self.tenants, name, new)
+        if old and new:
+            gone = owner_set(old.spec.owners) - owner_set(new.spec.owners)
+            self._removed[name] = (self._removed.get(name, frozenset()) | gone) - owner_set(new.spec.owners)
+        if new is None or (status_is_current(new) and new.status.observed_generation):
+            self._removed.pop(name, None)
+        for namespace in set(self.claimed(name)):
+            self._prove(namespace)
+        self._index_owners(name, new, time)
+
+    def _index_owners_of(self, name: str) -> None:
+        if name:
+            self._index_owners(name, self.tenants.get(name))
+
+    def _index_owners(self, name: str, tenant: Tenant | None, time: datetime | None = None) -> None:
+        before = self._owners.get(name, OwnerState())
+        after = self.judge(tenant, before.since or time) if tenant else OwnerState()
+        for owner in before.all - after.all:
+            _member(self._tenants_of, owner, name, present=False)
+        for owner in after.all - before.all:
+            _member(self._tenants_of, owner, name, present=True)
+        _put(self._owners, name, after if after != OwnerState() else None)
+
+    def judge(self, tenant: Tenant, since: datetime | None = None) -> OwnerState:
+        """Return the owners of a Tenant as it was just read, beside all else that is known here."""
+        if not is_live(tenant):
+            return OwnerState()
+        certain = owner_set(tenant.spec.owners) | matched_owners(tenant, self.tenant_owners.values())
+        if promotion_allowed(tenant, self.configuration):
+            homes = self.namespaces_of(tenant.metadata.name)
+            promoted = (account for home in homes for account in self._promoted.get(home, ()))
+            certain |= {Owner("ServiceAccount", account.username) for account in promoted}
+        # The status lags behind: what the spec has just lost is gone, whatever the status still says.
+        reported = owner_set(tenant.status.owners or ()) - self._removed.get(tenant.metadata.name, frozenset())
+        if status_is_current(tenant):
+            return OwnerState(certain | reported)
+        stale = reported - certain
+        return OwnerState(certain, stale, since if stale else None)
+
+    def _own(self, key: ObjectKey, old: Meta | None, new: Meta | None) -> None:
+        before, after = own_account(old), own_account(new)
+        if before and before != after:
+            self._objects[before].pop(key, None)
+            self._count(before, key)
+        if after and new:
+            self._objects[after][key] = OwnObject(key, new)
+            self._count(after, key)
+
+    def _count(self, account: Account, key: ObjectKey) -> None:
+        found = self._objects.get(account, {})
+        if not found:
+            self._objects.pop(account, None)
+        _member(self._homes_with_objects, account.namespace, account, present=bool(found))
+        here = any(one.component == "kubeconfig" and k.namespace == key.namespace for k, one in found.items())
+        _member(self._copies_in, key.namespace, account, present=here)
+
+
+def live(record: ObjectRecord | None) -> KubeObject | None:
+    """Return the object of a record, None for nothing and for a tombstone."""
+    return None if record is None or record.deleted else record.obj
+
+
+def own_account(metadata: Meta | None) -> Account | None:
+    """Return the account that an object of ours was made for."""
+    return Account.of_text(metadata.annotations.get(ANNOTATION_ACCOUNT, "")) if metadata else None
+
+
+def stale_until(state: OwnerState, now: datetime, grace: float) -> datetime | None:
+    """Return when the stale owners stop counting, None when they do not count any more."""
+    if state.since is None:
+        return None
+    end = state.since.timestamp() + grace
+    return state.since.fromtimestamp(end, state.since.tzinfo) if now.timestamp() < end else None
+
+
+def _put(table: dict[K, V], key: K, value: V | None) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value
+
+
+def _member(index: defaultdict[K, set[V]], key: K, value: V, *, present: bool) -> None:
+    if present:
+        index[key].add(value)
+    elif key in index:
+        index[key].discard(value)
+        if not index[key]:
+            del index[key]

@@ -1,0 +1,180 @@
+"""The router: from every change on OBJECTS to requests on WORK, in order, none lost.
+
+It keeps no place of its own in the stream: at start, everything that is found is asked for once, and from then on each
+change as it comes. Replicas run side by side and publish under the same Msg-Ids. A slow sweep asks for every key again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from eventcore.bus import pause
+from eventcore.errors import BusError
+from eventcore.events import WorkRequest
+from eventcore.keys import Key, WorkerName
+from eventcore.logs import get
+from workers.relations import Relations
+from workers.routing import Route, all_routes, route
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from eventcore.bus import Bus
+    from eventcore.metrics import Metrics
+    from eventcore.settings import Settings
+    from eventcore.views import AccessView, Change, GrantRecord, ObjectRecord, ObjectsView, Reader
+
+log = get("workers.router")
+
+BATCH: Final = 64
+"""Requests in flight at once."""
+RETRY_PAUSE: Final = 0.5
+TICKS: Final = 60
+"""Parts that a sweep is cut into, so that it is a trickle and not a flood."""
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """One request on its way to WORK."""
+
+    worker: WorkerName
+    key: Key
+    request: WorkRequest
+    msg_id: str = ""
+
+
+class Router:
+    """Routes what a reader of OBJECTS tells. Make it before the readers run."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        objects: Reader[ObjectsView, ObjectRecord],
+        access: Reader[AccessView, GrantRecord],
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self.relations = Relations(settings.capsule_configuration_name)
+        self.started = asyncio.Event()
+        self._bus = bus
+        self._objects = objects
+        self._access = access
+        self._settings = settings
+        self._metrics = metrics
+        self._queue: deque[Outgoing] = deque()
+        self._filled = asyncio.Event()
+        objects.listen(self._on_change)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Route until told to stop; then publish what is queued, unless NATS is away."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._publish(stopping))
+            group.create_task(self._begin_and_sweep(stopping))
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not published yet."""
+        return len(self._queue)
+
+    def routes(self) -> set[Route]:
+        """Return every key that there is: of objects, and of grants that may have lost theirs."""
+        return all_routes(self.relations) | {("access", grant.key()) for grant in self._access.view.all()}
+
+    def _on_change(self, change: Change[ObjectRecord]) -> None:
+        if not self.started.is_set():
+            self.relations.apply(change)
+            return
+        record = change.new or change.old
+        request = WorkRequest(reason="event", cause=change.sequence, cause_id=record.id if record else "")
+        # Sequences begin anew with a new stream, so its creation time is part of the id.
+        prefix = f"{self._objects.created}:{change.sequence}"
+        self._put(
+            Outgoing(worker, key, request, f"{prefix}:{worker}:{key.token()}")
+            for worker, key in sorted(route(change, self.relations))
+        )
+
+    def _put(self, requests: Iterable[Outgoing]) -> None:
+        self._queue.extend(requests)
+        self._filled.set()
+
+    async def _begin_and_sweep(self, stopping: asyncio.Event) -> None:
+        while not (self._objects.ready and self._access.ready):
+            if stopping.is_set():
+                return
+            with suppress(TimeoutError):
+                await self._objects.wait_for(0, 1.0)
+                await self._access.wait_for(0, 1.0)
+        # No await in between: a change is either in the relations now, or routed by itself.
+        self._put(Outgoing(worker, key, WorkRequest(reason="start")) for worker, key in sorted(self.routes()))
+        self.started.set()
+        log.info("everything found is asked for", requests=self.waiting)
+        await self._sweep(stopping)
+
+    async def _sweep(self, stopping: asyncio.Event) -> None:
+        interval = self._settings.sweep_interval
+        last = time.time()
+        while not stopping.is_set():
+            await pause(stopping, interval / TICKS)
+            moment = time.time()
+            due = due_between(self.routes(), last, moment, interval)
+            last = moment
+            self._put(
+                Outgoing(
+                    worker, key, WorkRequest(reason="sweep"), f"sweep:{int(moment // interval)}:{worker}:{key.token()}"
+                )
+                for worker, key in due
+            )
+
+    async def _publish(self, stopping: asyncio.Event) -> None:
+        while self._queue or not stopping.is_set():
+            if not self._queue:
+                self._filled.clear()
+                await _either(self._filled, stopping)
+                continue
+            batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            results = await asyncio.gather(*(self._send(one) for one in batch), return_exceptions=True)
+            failed = [one for one, result in zip(batch, results, strict=True) if isinstance(result, BusError)]
+            for result in results:
+                if isinstance(result, BaseException) and not isinstance(result, BusError):
+                    raise result
+            if failed:
+                self._queue.extendleft(reversed(failed))
+                error = next(str(result) for result in results if isinstance(result, BusError))
+                log.warning("requests wait for the bus", waiting=self.waiting, error=error)
+                if stopping.is_set():
+                    return  # the next start asks for everything
+                await pause(stopping, RETRY_PAUSE)
+
+    async def _send(self, one: Outgoing) -> None:
+        await self._bus.work(one.worker, one.key, one.request, msg_id=one.msg_id)
+        self._metrics.routed.labels(one.worker).inc()
+
+
+def due_between(routes: Iterable[Route], last: float, moment: float, interval: float) -> list[Route]:
+    """Return the keys whose turn in the sweep lies after ``last`` and not after ``moment`` (Unix seconds).
+
+    A key's turn is a fixed point in each interval, spread by a hash and the same in every replica.
+    """
+    found: list[Route] = []
+    for worker, key in routes:
+        turn = zlib.crc32(f"{worker}:{key.token()}".encode()) / 2**32 * interval
+        if (moment - turn) // interval > (last - turn) // interval:
+            found.append((worker, key))
+    return sorted(found)
+
+
+async def _either(*events: asyncio.Event) -> None:
+    tasks = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)

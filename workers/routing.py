@@ -1,0 +1,208 @@
+"""Which keys a change of the cluster concerns: the union of what it was related to and what it is related to now.
+
+Pure. The relations are updated in the same step, between the two looks: a view that has run ahead has already
+forgotten whom a namespace left.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from eventcore.keys import Key, WorkerName, key
+from eventcore.objects import LABEL_COMPONENT, Tenant, TenantOwner
+from workers.desired import ANNOTATION_DIGEST
+from workers.names import same_cluster_role
+from workers.ownership import LABEL_PROMOTE, Account, Owner, is_live, namespace_claims
+from workers.relations import OWN_KINDS, Relations, live, own_account
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from eventcore.keys import ObjectKey
+    from eventcore.objects import KubeObject
+    from eventcore.views import Change, ObjectRecord
+
+Route = tuple[WorkerName, Key]
+CONFIG_KEY = key("config")
+
+
+def route(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
+    """Return what has to be reconciled because of one change, and bring ``relations`` up to date."""
+    record = change.new or change.old
+    if record is None:
+        return set()
+    old, new = live(change.old), live(change.new)
+    target = record.key
+    routes: set[Route] = set()
+    match target.kind:
+        case "ServiceAccount":
+            routes = _both(change, relations, lambda: _account_routes(target, (old, new), relations))
+        case "Namespace":
+            routes = _both(change, relations, lambda: _namespace_routes(target.name, relations))
+        case "Tenant":
+            routes = _tenant_change(change, relations, cast("Tenant | None", old), cast("Tenant | None", new))
+        case "TenantOwner":
+            routes = _owners_change(change, relations, list(relations.tenants))
+            routes |= _subjects(Owner(o.spec.kind, o.spec.name) for o in (old, new) if isinstance(o, TenantOwner))
+        case "CapsuleConfiguration":
+            routes = _owners_change(change, relations, list(relations.tenants)) | {("access", CONFIG_KEY)}
+        case "CASecret":
+            routes = set().union(*(kubeconfig_routes(account, relations) for account in relations.interesting()))
+        case kind if kind in OWN_KINDS:
+            routes = _both(change, relations, lambda: _own_routes((old, new), relations))
+    return routes
+
+
+def all_routes(relations: Relations) -> set[Route]:
+    """Return every key: of desired state, and of our own objects that may have lost their reason."""
+    routes: set[Route] = {("access", CONFIG_KEY)}
+    for account in relations.interesting():
+        routes |= account_routes(account, relations)
+    for name in relations.tenants:
+        routes.add(tenant_route(name))
+        routes |= _subjects(relations.owners(name).all)
+    return routes
+
+
+def account_routes(account: Account, relations: Relations) -> set[Route]:
+    """Return every key of an account."""
+    routes: set[Route] = {("rbac", account.key()), ("token", account.key()), ("access", account_grant_key(account))}
+    return routes | kubeconfig_routes(account, relations)
+
+
+def kubeconfig_routes(account: Account, relations: Relations) -> set[Route]:
+    """Return a key for each namespace where the account's kubeconfig belongs or lies."""
+    targets = relations.targets(account, relations.tenants_of_account(account))
+    targets |= {one.key.namespace for one in relations.objects_of(account, "kubeconfig")}
+    return {("kubeconfig", kubeconfig_key(account, target)) for target in targets}
+
+
+def kubeconfig_key(account: Account, target: str) -> Key:
+    """Return the key of an account's kubeconfig in one namespace."""
+    return key(account.namespace, account.name, target)
+
+
+def account_grant_key(account: Account) -> Key:
+    """Return the key of an account's grant."""
+    return key("account", account.namespace, account.name)
+
+
+def tenant_route(name: str) -> Route:
+    """Return the key of a tenant's grant, with its worker."""
+    return "access", key("tenant", name)
+
+
+def subject_grant_key(owner: Owner) -> Key:
+    """Return the key of an owner's grant."""
+    return key("subject", owner.kind, owner.name)
+
+
+def _both(change: Change[ObjectRecord], relations: Relations, look: Callable[[], set[Route]]) -> set[Route]:
+    before = look()
+    relations.apply(change)
+    return before | look()
+
+
+def _subjects(owners: Iterable[Owner]) -> set[Route]:
+    return {("access", subject_grant_key(owner)) for owner in owners}
+
+
+def _account_routes(
+    target: ObjectKey, states: tuple[KubeObject | None, KubeObject | None], relations: Relations
+) -> set[Route]:
+    account = Account(target.namespace, target.name)
+    routes: set[Route] = set()
+    if any(state is not None and LABEL_PROMOTE in state.metadata.labels for state in states):
+        routes |= _subjects([Owner("ServiceAccount", account.username)])
+    if relations.is_interesting(account):
+        routes |= account_routes(account, relations)
+        # The plain name of a cluster-scoped object goes to one of the accounts that would have it.
+        routes |= {("rbac", other.key()) for other in same_cluster_role(account) if relations.is_interesting(other)}
+    return routes
+
+
+def _namespace_routes(name: str, relations: Relations) -> set[Route]:
+    """Return what depends on whose a namespace is, and on whether it is there."""
+    routes: set[Route] = set()
+    namespace = relations.namespaces.get(name)
+    claims = set(namespace_claims(namespace)) if namespace else set()
+    for tenant in claims | {relations.tenant_of(name)} - {""}:
+        routes.add(tenant_route(tenant))
+        routes |= {("kubeconfig", kubeconfig_key(a, name)) for a in relations.accounts_of_tenant(tenant)}
+    routes |= {("kubeconfig", kubeconfig_key(account, name)) for account in relations.copies_in(name)}
+    for account in relations.interesting_in(name):
+        routes |= {("rbac", account.key()), ("token", account.key()), ("kubeconfig", kubeconfig_key(account, name))}
+    for account in relations.promoted_in(name):
+        routes |= _subjects([Owner("ServiceAccount", account.username)])
+        if relations.is_interesting(account):
+            routes |= account_routes(account, relations)
+    return routes
+
+
+def _tenant_change(
+    change: Change[ObjectRecord], relations: Relations, old: Tenant | None, new: Tenant | None
+) -> set[Route]:
+    """Return what depends on a Tenant: all of it when it comes or goes, else only the owners that came or went.
+
+    Capsule writes the status with every namespace, and that alone concerns nobody.
+    """
+    tenant = new or old
+    if tenant is None:
+        return set()
+    name = tenant.metadata.name
+    if old and new and old.metadata.uid == new.metadata.uid and is_live(old) == is_live(new):
+        routes = _owners_change(change, relations, [name])
+        if old.spec != new.spec:
+            routes.add(tenant_route(name))
+        return routes
+    return _both(change, relations, lambda: _whole_tenant(name, relations))
+
+
+def _whole_tenant(name: str, relations: Relations) -> set[Route]:
+    routes = {tenant_route(name), *_subjects(relations.owners(name).all)}
+    for account in relations.accounts_of_tenant(name):
+        routes |= account_routes(account, relations)
+    return routes
+
+
+def _owners_change(change: Change[ObjectRecord], relations: Relations, tenants: Iterable[str]) -> set[Route]:
+    """Apply a change that may alter who owns these tenants; return what concerns the owners that came or went.
+
+    What an owner that went has left in namespaces is found by our own objects there.
+    """
+    before = {name: relations.owners(name).all for name in tenants}
+    relations.apply(change)
+    routes: set[Route] = set()
+    for name, owners in before.items():
+        for owner in owners ^ relations.owners(name).all:
+            routes |= _subjects([owner])
+            for account in relations.accounts_of(owner):
+                routes |= account_routes(account, relations)
+    return routes
+
+
+def _own_routes(states: tuple[KubeObject | None, KubeObject | None], relations: Relations) -> set[Route]:
+    """Return whose object of ours came, went or was touched; a token that is another one concerns every copy."""
+    routes: set[Route] = set()
+    for state in states:
+        metadata = state.metadata if state else None
+        account = own_account(metadata)
+        if metadata is None or account is None:
+            continue
+        match metadata.labels.get(LABEL_COMPONENT):
+            case "rbac":
+                routes.add(("rbac", account.key()))
+            case "token":
+                routes |= {("token", account.key()), ("access", account_grant_key(account))}
+                if _token_generation(states[0]) != _token_generation(states[1]):
+                    routes |= kubeconfig_routes(account, relations)
+            case "kubeconfig":
+                routes.add(("kubeconfig", kubeconfig_key(account, metadata.namespace)))
+    return routes
+
+
+def _token_generation(state: KubeObject | None) -> tuple[str, str]:
+    """Return what tells a current token from another one; nothing for the Secret that it is bound to."""
+    if state is None or ANNOTATION_DIGEST not in state.metadata.annotations:
+        return "", ""
+    return state.metadata.uid, state.metadata.annotations[ANNOTATION_DIGEST]

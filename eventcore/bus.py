@@ -8,6 +8,7 @@ learns at once that the connection was lost.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
@@ -126,7 +127,7 @@ class Bus:
         bus = cls(Client(), name)
         options = _credentials(settings)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(settings.nats_connect_timeout):
                 await bus.nc.connect(
                     servers=[url.strip() for url in settings.nats_url.split(",")],
                     name=name,
@@ -135,7 +136,7 @@ class Bus:
                     reconnected_cb=bus._on_reconnect,
                     max_reconnect_attempts=1,  # the first connection fails fast, see below
                     reconnect_time_wait=0,
-                    connect_timeout=2,
+                    connect_timeout=max(1, int(settings.nats_connect_timeout)),
                     ping_interval=5,
                     max_outstanding_pings=2,
                     inbox_prefix=f"_INBOX_{encode(name.split('-', maxsplit=1)[0])}",
@@ -464,6 +465,9 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
         for task in running:
             task.cancel()
         _, running = await asyncio.wait(running, timeout=1.0)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not report it
 
 
 def later(seconds: float) -> datetime:
@@ -482,6 +486,16 @@ def _credentials(settings: Settings) -> dict[str, Any]:
         except OSError as error:
             raise SettingsError(
                 f"TETHER_NATS_PASSWORD_FILE={settings.nats_password_file!r} cannot be read: {error.strerror}"
+            ) from error
+    if settings.nats_ca_file or settings.nats_cert_file:
+        try:
+            options["tls"] = ssl.create_default_context(cafile=settings.nats_ca_file or None)
+            if settings.nats_cert_file:
+                options["tls"].load_cert_chain(settings.nats_cert_file, settings.nats_key_file)
+        except OSError as error:  # SSLError is one
+            raise SettingsError(
+                f"the TLS files for NATS cannot be used ({error}): TETHER_NATS_CA_FILE={settings.nats_ca_file!r}, "
+                f"TETHER_NATS_CERT_FILE={settings.nats_cert_file!r}, TETHER_NATS_KEY_FILE={settings.nats_key_file!r}"
             ) from error
     return options
 

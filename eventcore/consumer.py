@@ -218,17 +218,17 @@ class Worker:
         if not request.cause:
             return False
         created, sequence = self._seen.get(key, ("", 0))
-        return created == self.reader.created and request.cause <= sequence
+        return created == request.stream and request.cause <= sequence
 
     async def _reconcile(
         self, key: Key, request: WorkRequest, lease: Lease, bound: FilteringBoundLogger, stopping: asyncio.Event
     ) -> Result | None:
         """Run the reconciler on a view that is up to date; None when stopping came first."""
-        created = self.reader.created
         while True:
             lease.check()
             try:
                 sequence = await self.reader.barrier(min(2.0, max(0.1, lease.left)))
+                created = self.reader.created
                 break
             except (TimeoutError, BusError, nats.errors.Error) as error:
                 if stopping.is_set():

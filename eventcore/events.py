@@ -107,12 +107,16 @@ def object_event(
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How fresh OBJECTS is for one kind: at ``time`` the watcher had everything up to ``resource_version``."""
+    """How fresh OBJECTS is for one kind: at ``time`` the watcher had everything up to ``resource_version``.
+
+    ``stream`` is the creation time of the OBJECTS that it speaks of: one that was made anew has yet to be filled.
+    """
 
     kind: str
     resource_version: str
     time: datetime
     watcher: str = ""
+    stream: str = ""
 
 
 Reason = Literal["event", "start", "timer", "retry", "sweep", "replay"]
@@ -121,12 +125,14 @@ Reason = Literal["event", "start", "timer", "retry", "sweep", "replay"]
 class WorkRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The body of a WORK message. The subject carries worker and key.
 
-    ``cause`` is the OBJECTS sequence that led to it, 0 for timers, retries, sweeps and replays, which always run.
+    ``cause`` is the OBJECTS sequence that led to it, 0 for timers, retries, sweeps and replays, which always run;
+    ``stream`` is that OBJECTS' creation time, since sequences begin anew with a new stream.
     ``cause_id`` is the ce-id of that event, for the audit record. ``attempt`` counts retries since the last success.
     """
 
     reason: Reason
     cause: int = 0
+    stream: str = ""
     cause_id: str = ""
     attempt: int = 0
 

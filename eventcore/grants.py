@@ -16,12 +16,36 @@ from eventcore.keys import Key, key
 BUCKET: Final = "access"
 
 
+class SelectorTerm(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition on labels. ``operator`` is In, NotIn, Exists or DoesNotExist."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """Objects of one cluster-scoped kind: those that any of its parts names.
+
+    ``pattern`` is a regular expression with the semantics of RE2 that matches somewhere in the name, "" for none. Of a
+    selector all terms hold; one without terms chooses every object.
+    """
+
+    names: tuple[str, ...] = ()
+    pattern: str = ""
+    selectors: tuple[tuple[SelectorTerm, ...], ...] = ()
+
+
 class TenantGrant(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tenant"):
-    """``tenant.<name>``: the namespaces that are provably the tenant's, sorted."""
+    """``tenant.<name>``: the namespaces that are provably the tenant's, sorted.
+
+    ``choices``: by kind as a ProxySetting names it (Nodes, StorageClasses, ...), what the Tenant allows of it.
+    """
 
     name: str
     uid: str
     namespaces: tuple[str, ...] = ()
+    choices: dict[str, Choice] = {}
 
     def key(self) -> Key:
         return key("tenant", self.name)
@@ -30,12 +54,14 @@ class TenantGrant(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
 class SubjectGrant(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="subject"):
     """``subject.<kind>.<name>``: the tenants that a User, Group or ServiceAccount owns, sorted.
 
-    The name of a ServiceAccount is its user name, ``system:serviceaccount:<namespace>:<name>``.
+    The name of a ServiceAccount is its user name, ``system:serviceaccount:<namespace>:<name>``. ``operations``: by
+    tenant and by kind as a ProxySetting names it, which of List, Update and Delete it may do.
     """
 
     subject_kind: str
     name: str
     tenants: tuple[str, ...] = ()
+    operations: dict[str, dict[str, tuple[str, ...]]] = {}
 
     def key(self) -> Key:
         return key("subject", self.subject_kind, self.name)

@@ -99,12 +99,20 @@ class LabelSelector(Struct, frozen=True):
     match_expressions: list[LabelSelectorRequirement] = []
 
 
+class ProxyOperations(Struct, frozen=True):
+    """proxySettings[] of an owner: what it may do with the objects of a kind that its tenant may use."""
+
+    kind: str = ""  # Nodes, StorageClasses, ...
+    operations: list[str] = []  # List, Update, Delete
+
+
 class TenantSpecOwner(Struct, frozen=True):
     """Tenant spec.owners[] and, without proxySettings, status.owners[]."""
 
     kind: str = "User"
     name: str = ""
     cluster_roles: list[str] = []
+    proxy_settings: list[ProxyOperations] | None = None
 
 
 class Subject(Struct, frozen=True):
@@ -130,6 +138,22 @@ class TenantPermissions(Struct, frozen=True):
     allow_owner_promotion: bool = True
 
 
+class AllowedClasses(Struct, frozen=True):
+    """Which classes a tenant may use: by name, by regular expression (RE2) or by label."""
+
+    allowed: list[str] | None = None
+    allowed_regex: str = ""
+    default: str = ""
+    match_labels: dict[str, str] | None = None
+    match_expressions: list[LabelSelectorRequirement] | None = None
+
+
+class ClassOptions(Struct, frozen=True):
+    """Tenant spec.ingressOptions and spec.gatewayOptions."""
+
+    allowed_classes: AllowedClasses | None = None
+
+
 class TenantSpec(Struct, frozen=True):
     """Tenant spec, the parts that Tether reads."""
 
@@ -137,6 +161,13 @@ class TenantSpec(Struct, frozen=True):
     permissions: TenantPermissions = TenantPermissions()
     additional_role_bindings: list[AdditionalRoleBinding] = []
     cordoned: bool = False
+    node_selector: dict[str, str] | None = None
+    storage_classes: AllowedClasses | None = None
+    priority_classes: AllowedClasses | None = None
+    runtime_classes: AllowedClasses | None = None
+    device_classes: AllowedClasses | None = None
+    ingress_options: ClassOptions | None = None
+    gateway_options: ClassOptions | None = None
 
 
 class TenantStatus(Struct, frozen=True):

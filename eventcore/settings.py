@@ -128,18 +128,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     owner_status_grace: Annotated[
         float, _seconds("work", "how long owners in a Tenant's stale status still count", 0, 30)
     ] = 30.0
-    flux_service_account: Annotated[
-        str, _text("work", "bind this account's name in each tenant namespace (Flux lockdown); empty: none")
-    ] = ""
-    capsule_users: Annotated[
-        Literal["off", "configuration", "tenantowner"],
-        _text("work", "make the account a Capsule user: in CapsuleConfiguration, by a TenantOwner, or not at all"),
-    ] = "off"
 
     # Tokens and kubeconfigs.
-    token_mode: Annotated[
-        Literal["bound", "static"], _text("token", "bound: short-lived and rotated; static: a legacy token Secret")
-    ] = "bound"  # noqa: S105 - a mode, not a token
     token_audiences: Annotated[str, _text("token", "comma separated; empty: the API server's own")] = ""
     token_ttl: Annotated[float, _seconds("token", "life of a token", 600)] = DAY
     token_rotate_at: Annotated[float, _number("token", "share of its life at which a token is rotated", 0.05, 0.95)] = (

@@ -24,7 +24,7 @@ from eventcore.bus import KV_PREFIX, Bus, BusMessage, Pull, StreamState, end, me
 from eventcore.errors import BusError, EventError, StreamMissingError
 from eventcore.events import OBJECT_DELETED, Event, Mark, decode_body, now
 from eventcore.grants import Grant, decode_grant
-from eventcore.keys import Key, ObjectKey
+from eventcore.keys import Key, ObjectKey, mark_subject
 from eventcore.logs import get
 from eventcore.objects import KubeObject, Meta, PartialObject, decode_object
 from eventcore.topology import ACCESS, OBJECTS
@@ -99,6 +99,7 @@ class Table(Protocol[R]):
     """What a reader fills: pure, one message after the other."""
 
     sequence: int
+    created: str
 
     def apply(self, message: BusMessage, /) -> Change[R] | None:
         """Take a message; return what it changed."""
@@ -111,10 +112,14 @@ class Table(Protocol[R]):
 
 
 class ObjectsView:
-    """The objects of the cluster as OBJECTS has them, tombstones among them, and the marks."""
+    """The objects of the cluster as OBJECTS has them, tombstones among them, and the marks.
+
+    A mark that speaks of another OBJECTS than ``created`` says nothing about this one.
+    """
 
     def __init__(self) -> None:
         self.sequence = 0
+        self.created = ""
         self._records: dict[str, ObjectRecord] = {}
         self._kinds: dict[str, dict[tuple[str, str], ObjectRecord]] = {}
         self._marks: dict[str, Mark] = {}
@@ -125,7 +130,7 @@ class ObjectsView:
         try:
             if message.subject.startswith("marks."):
                 mark = decode_body(Mark, message.data)
-                self._marks[mark.kind] = mark
+                self._marks[message.subject] = mark
                 return None
             record = object_record(message)
         except EventError as error:
@@ -162,15 +167,16 @@ class ObjectsView:
         return (cast("O", record.obj) for record in self.all(kind) if isinstance(record.obj, type_))
 
     def mark(self, kind: str) -> Mark | None:
-        return self._marks.get(kind)
+        mark = self._marks.get(mark_subject(kind))
+        return mark if mark is not None and mark.stream in {"", self.created} else None
 
     def marks(self) -> dict[str, Mark]:
         """Return the marks by kind."""
-        return self._marks
+        return {mark.kind: mark for mark in self._marks.values() if mark.stream in {"", self.created}}
 
     def age(self, kind: str, at: datetime | None = None) -> float:
         """Return the seconds since a watcher vouched for the kind, infinite if none did."""
-        mark = self._marks.get(kind)
+        mark = self.mark(kind)
         return float("inf") if mark is None else max(0.0, ((at or now()) - mark.time).total_seconds())
 
 
@@ -179,6 +185,7 @@ class AccessView:
 
     def __init__(self) -> None:
         self.sequence = 0
+        self.created = ""
         self._records: dict[str, GrantRecord] = {}
 
     def apply(self, message: BusMessage) -> Change[GrantRecord] | None:
@@ -269,8 +276,7 @@ class Reader(Generic[V, R]):
         self._listeners: list[Callable[[Change[R]], None]] = []
         self._applied = asyncio.Condition()
         self._state_read = 0.0
-        self._lost = False
-        self._pull: Pull | None = None
+        self._anew = asyncio.Event()
 
     @classmethod
     def objects(cls, bus: Bus, metrics: Metrics | None = None) -> Reader[ObjectsView, ObjectRecord]:
@@ -289,16 +295,21 @@ class Reader(Generic[V, R]):
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow the stream until told to stop. Trouble with NATS is waited out."""
         self.bus.on_reconnect.append(self.rebuild)
+        stop = asyncio.ensure_future(stopping.wait())
         seconds = 0.1
         try:
-            while not stopping.is_set():
+            while not stop.done():
+                self._anew.clear()
+                anew = asyncio.ensure_future(self._anew.wait())
                 follow = asyncio.ensure_future(self._follow())
-                stop = asyncio.ensure_future(stopping.wait())
                 try:
-                    await asyncio.wait({follow, stop}, return_when=asyncio.FIRST_COMPLETED)
-                    if not follow.done():
-                        return
-                    follow.result()
+                    # What was asked over an old connection is never answered, so `anew` does not wait for it.
+                    await asyncio.wait({follow, stop, anew}, return_when=asyncio.FIRST_COMPLETED)
+                    if follow.done():
+                        follow.result()
+                    if anew.done():
+                        log.info("view is read anew", stream=self.stream, why="connection or stream changed")
+                        seconds = 0.1
                 except _LostError as error:
                     log.info("view is read anew", stream=self.stream, why=str(error))
                     seconds = 0.1
@@ -306,24 +317,20 @@ class Reader(Generic[V, R]):
                     log.warning("view cannot be read", stream=self.stream, error=str(error) or type(error).__name__)
                 finally:
                     self.ready = False
-                    await end(follow, stop)
+                    await end(follow, anew)
                 await pause(stopping, seconds)
                 seconds = min(2.0, seconds * 2)
         finally:
+            stop.cancel()
             self.bus.on_reconnect.remove(self.rebuild)
 
     def rebuild(self) -> None:
         """Read the stream anew beside the present view, and swap."""
-        self._lost = True
-        if self._pull is not None:
-            self._pull.wake()
+        self._anew.set()
 
     async def wait_for(self, sequence: int, timeout: float) -> None:  # noqa: ASYNC109 -- reads better at the call
         """Wait until the view is complete and holds this sequence; TimeoutError."""
-        if self.ready and self.view.sequence >= sequence:
-            return
-        async with asyncio.timeout(timeout), self._applied:
-            await self._applied.wait_for(lambda: self.ready and self.view.sequence >= sequence)
+        await self._until(lambda: self.view.sequence >= sequence, timeout)
 
     async def barrier(self, timeout: float) -> int:  # noqa: ASYNC109 -- the same
         """Wait until the view holds all that the stream holds now, and return that sequence; TimeoutError."""
@@ -331,8 +338,18 @@ class Reader(Generic[V, R]):
         state = await self.bus.stream_state(self.stream)
         if self.created and state.created != self.created:
             self.rebuild()
-        await self.wait_for(state.last_sequence, max(0.0, deadline - time.monotonic()))
+
+        def holds() -> bool:
+            return self.created == state.created and self.view.sequence >= state.last_sequence
+
+        await self._until(holds, max(0.0, deadline - time.monotonic()))
         return state.last_sequence
+
+    async def _until(self, holds: Callable[[], bool], timeout: float) -> None:  # noqa: ASYNC109 -- the same
+        if self.ready and holds():
+            return
+        async with asyncio.timeout(timeout), self._applied:
+            await self._applied.wait_for(lambda: self.ready and holds())
 
     @property
     def behind(self) -> float:
@@ -340,23 +357,22 @@ class Reader(Generic[V, R]):
         return time.monotonic() - self._state_read if self.ready and self._state_read else float("inf")
 
     async def _follow(self) -> None:
-        self._lost = False
         state = await self.bus.stream_state(self.stream)
         consumer = f"view-{secrets.token_hex(8)}"
         pending = await self._create(consumer)
         pull = Pull(self.bus, self.stream, consumer)
         table = self._make()
-        self._pull = pull
+        table.created = state.created
         try:
             if pending == 0:
                 table.sequence = state.last_sequence
                 await self._swap(table, state.created)
             await self._read(pull, table, state, loaded=pending == 0)
         finally:
-            self._pull = None
-            await asyncio.shield(pull.close())
-            with suppress(TimeoutError, nats.errors.Error):
-                await asyncio.shield(asyncio.wait_for(self.bus.js.delete_consumer(self.stream, consumer), 1))
+            await pull.close()
+            with suppress(nats.errors.Error):
+                # Nobody waits for the answer; without it the consumer ends by itself.
+                await self.bus.nc.publish(f"$JS.API.CONSUMER.DELETE.{self.stream}.{consumer}")
 
     async def _create(self, consumer: str) -> int:
         """Make the consumer; return how many messages stand before it."""
@@ -388,8 +404,6 @@ class Reader(Generic[V, R]):
                 message = await pull.next(2 * HEARTBEAT + 0.5)
             except TimeoutError as error:
                 raise _LostError("the consumer is silent") from error
-            if self._lost:
-                raise _LostError("the connection came back, or the stream changed")
             status = status_of(message) if message is not None else "100"
             if message is not None and status is None:
                 wanted -= 1

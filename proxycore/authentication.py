@@ -1,5 +1,6 @@
-"""From a bearer token to an identity: TokenReview, remembered by the token's hash, asked once at a time.
+"""From a bearer token to an identity: verified here or by TokenReview, remembered by its hash, asked once at a time.
 
+A token of a live account grant is verified without a call (``local_tokens``), any other goes to TokenReview.
 A good answer is believed for at most ``identity_cache_ttl`` seconds and never past the token's own expiry. Whatever
 changes in the grants of a ServiceAccount drops what is remembered of it, and a token whose binding Secret left the
 account's record is refused at once, while the API server itself may believe it for ten seconds more. Tokens are kept
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from eventcore.grants import Grant
     from eventcore.metrics import Metrics
     from eventcore.views import Change, GrantRecord
+    from proxycore.local_tokens import LocalTokens
 
 log = get("proxy.authentication")
 
@@ -65,6 +67,7 @@ class _User(msgspec.Struct, frozen=True):
 class _ReviewStatus(msgspec.Struct, frozen=True):
     authenticated: bool = False
     user: _User = _User()
+    audiences: list[str] = []
 
 
 class _Review(msgspec.Struct, frozen=True):
@@ -93,9 +96,16 @@ class Authenticator:
     """Identifies bearer tokens. Give `grants_changed` every change of the grants."""
 
     def __init__(
-        self, reviews: Poster, *, ttl: float, metrics: Metrics, clock: Callable[[], float] = time.time
+        self,
+        reviews: Poster,
+        *,
+        ttl: float,
+        metrics: Metrics,
+        local: LocalTokens | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._reviews = reviews
+        self._local = local
         self._ttl = ttl
         self._metrics = metrics
         self._clock = clock
@@ -148,6 +158,10 @@ class Authenticator:
 
     async def _review(self, digest: bytes, token: str) -> _Remembered:
         begun = self._clock()
+        if self._local is not None and (known := await self._local.verify(token)) is not None:
+            self._count("local")
+            caller = Caller(identity=known.identity, secret_uid=known.secret_uid)
+            return self._remember(digest, _Remembered(caller, min(self._clock() + self._ttl, known.expiry)), begun)
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
         try:
             status = msgspec.json.decode(await self._reviews.create(PATH, body), type=_Review).status
@@ -156,9 +170,14 @@ class Authenticator:
             log.warning("token review failed", error=error)
             raise RefusedError(_cannot_tell(error)) from None
         self._count("reviewed")
-        caller = _caller(status.user, token) if status.authenticated and status.user.username else None
-        until = self._until(caller, token)
-        found = _Remembered(caller, until)
+        if self._local is not None and status.authenticated:
+            self._local.learn(frozenset(status.audiences))
+        reviewed = _caller(status.user, token) if status.authenticated and status.user.username else None
+        return self._remember(digest, _Remembered(reviewed, self._until(reviewed, token)), begun)
+
+    def _remember(self, digest: bytes, found: _Remembered, begun: float) -> _Remembered:
+        """Keep an answer, unless the caller's grants changed while it was on its way."""
+        caller = found.caller
         if caller is None or self._dropped.get(caller.identity.user, 0.0) < begun:
             self._remembered[digest] = found
             self._remembered.move_to_end(digest)

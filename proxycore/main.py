@@ -21,6 +21,7 @@ from proxycore.connections import Connections
 from proxycore.feed import NamespaceFeed
 from proxycore.freshness import Freshener
 from proxycore.impersonating import Impersonator
+from proxycore.local_tokens import ClusterKeys, LocalTokens
 from proxycore.server import Proxy
 from proxycore.upstream import Upstream
 
@@ -65,12 +66,14 @@ class Service:
         self._tls = tls
         self._kube = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
         self._upstream = Upstream(auth)
-        self._authenticator = Authenticator(self._kube, ttl=settings.identity_cache_ttl, metrics=metrics)
-        self.access.listen(self._authenticator.grants_changed)
         self.feed = NamespaceFeed(self.objects, self.access, self._measure)
         self._freshener = Freshener(
             self.objects, self.access, limit=settings.max_view_age, metrics=metrics, readiness=role.readiness
         )
+        self._authenticator = Authenticator(
+            self._kube, ttl=settings.identity_cache_ttl, metrics=metrics, local=self._local_tokens()
+        )
+        self.access.listen(self._authenticator.grants_changed)
         self._auditor = Auditor(bus, metrics)
         self._proxy = Proxy(
             authenticator=self._authenticator,
@@ -127,6 +130,9 @@ class Service:
             readiness.set("port", ok=False, why="stopping")
         finally:
             await runner.cleanup()
+
+    def _local_tokens(self) -> LocalTokens:
+        return LocalTokens(ClusterKeys(self._kube), lambda: self.access.view, lambda: self._freshener.now().fresh)
 
     async def _measure(self) -> int:
         """Return the resourceVersion that the API server has for Namespaces now."""

@@ -1,9 +1,9 @@
-"""Fixtures that every folder uses: a private nats-server, settings that point at it, and connections to it."""
+"""Fixtures that every folder uses: a private nats-server with settings, and the control plane of the run."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -23,6 +23,31 @@ hypothesis.settings.load_profile("tether")
 
 # looptime asks for the current loop in tests that have none, which would make one that nobody closes.
 asyncio.set_event_loop(None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cluster", choices=("embedded", "real"), default="embedded", help="which control plane to test on"
+    )
+    parser.addoption(
+        "--kubeconfig", type=Path, help="of a real control plane that runs already, as make kube-up leaves one"
+    )
+
+
+@pytest.fixture(scope="session")
+def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
+    """The kubeconfig of a real control plane with Capsule, None for the embedded one."""
+    if request.config.getoption("--cluster") == "embedded":
+        yield None
+        return
+    if given := request.config.getoption("--kubeconfig"):
+        yield given
+        return
+    from controlplane.fixture import running  # noqa: PLC0415 -- only where it is asked for
+
+    with running(tmp_path_factory.mktemp("controlplane")) as kubeconfig:
+        yield kubeconfig
+
 
 MakeSettings = Callable[..., Settings]
 MakeBus = Callable[..., Awaitable[Bus]]

@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
 import nats.errors
 
 from eventcore.errors import BusError, EventError, WrongSequenceError
@@ -75,7 +76,8 @@ def version_to_claim(ours: str, last: str, *, regressed: bool) -> str:
 class Marker:
     """Publishes the marks of one kind. :meth:`pulse` asks for one now.
 
-    ``vouch`` waits until everything that was seen is on the bus, and tells whether it is.
+    ``vouch`` waits until all that was seen is on the bus, and returns the creation time of the OBJECTS that holds
+    it, "" when none does.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class Marker:
         bus: Bus,
         settings: Settings,
         watcher: str,
-        vouch: Callable[[], Awaitable[bool]],
+        vouch: Callable[[], Awaitable[str]],
         log: FilteringBoundLogger,
     ) -> None:
         self._kind = kind
@@ -113,9 +115,10 @@ class Marker:
             claim = self._freshness.claim(time.monotonic())
             if claim is None:
                 continue
-            if not await self._vouch() or self._freshness.epoch != epoch:
+            stream = await self._vouch()
+            if not stream or self._freshness.epoch != epoch:
                 continue
-            mark = Mark(kind=self._kind, resource_version=claim, time=at, watcher=self._watcher)
+            mark = Mark(kind=self._kind, resource_version=claim, time=at, watcher=self._watcher, stream=stream)
             try:
                 await self._publish(mark)
             except WrongSequenceError:
@@ -131,7 +134,7 @@ class Marker:
             with suppress(EventError):
                 before = decode_body(Mark, last.data).resource_version
         version = version_to_claim(mark.resource_version, before, regressed=self._freshness.regressed)
-        mark = Mark(kind=mark.kind, resource_version=version, time=mark.time, watcher=mark.watcher)
+        mark = msgspec.structs.replace(mark, resource_version=version)
         event = Event(
             id=f"{self._settings.cluster}:{self._watcher}:{mark.kind}:{mark.time.isoformat()}",
             source=f"/clusters/{self._settings.cluster}",

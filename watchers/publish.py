@@ -87,11 +87,16 @@ class Publisher:
         self._flights: InOrder[ObjectKey] = InOrder(MAX_UNACKED)
         # Our own publishes that the view has not applied yet; without them a second change would meet a conflict.
         self._acked: dict[ObjectKey, Known] = {}
+        self._created = reader.created
         self._refused: dict[ObjectKey, Version | None] = {}
         self._trouble = ""
 
     def known(self, key: ObjectKey) -> Known | None:
         """Return what the bus holds last of an object: from the view, or from a publish of our own after it."""
+        if self._created != self._reader.created:
+            # Another OBJECTS: what was acknowledged is not in it, and its sequences mean something else.
+            self._acked.clear()
+            self._created = self._reader.created
         acked = self._acked.get(key)
         record = self._reader.view.last(key)
         if record is None:

@@ -291,19 +291,19 @@ class KindWatcher:
         if event.type == "BOOKMARK":
             self._marker.pulse()
 
-    async def _vouch(self) -> bool:
-        """Wait for what was offered; tell whether OBJECTS now holds all that was seen."""
+    async def _vouch(self) -> str:
+        """Wait for what was offered; return the creation time of the OBJECTS that holds all that was seen, or ""."""
         await self._publisher.flush()
         if self._reader.created != self._created:
             self.relist()
-            return False
+            return ""
         if self._stopped:
             view = self._reader.view
             last = (view.last(key) for key in self._stopped)
             if any(record is not None and self._stopped.get(record.key) == record.sequence for record in last):
-                return False
+                return ""
             self._go_on_burying()  # another watcher, started to confirm it, has buried them
-        return True
+        return self._created
 
     def _again(self, error: Exception) -> float:
         """Say what is wrong, once until it changes, and return the seconds until the next try."""

@@ -24,6 +24,7 @@ from eventcore.grants import (
 )
 from eventcore.kube import ObjectRef
 from eventcore.objects import CAPSULE_GROUP
+from workers.choices import choices, operations
 from workers.context import SOON, guarded, until
 from workers.desired import ANNOTATION_ACCOUNT_UID, ANNOTATION_DIGEST, ANNOTATION_GENERATION
 from workers.ownership import Account, Owner, findings
@@ -89,11 +90,16 @@ async def _reconcile(context: Context, run: Run) -> Result:
 
 
 def tenant_grant(relations: Relations, name: str) -> TenantGrant | None:
-    """Return the namespaces of a live tenant, None for any other name."""
+    """Return what a live tenant has and may use, None for any other name."""
     tenant = relations.tenants.get(name)
     if tenant is None or tenant.metadata.deletion_timestamp is not None:
         return None
-    return TenantGrant(name=name, uid=tenant.metadata.uid, namespaces=tuple(sorted(relations.namespaces_of(name))))
+    return TenantGrant(
+        name=name,
+        uid=tenant.metadata.uid,
+        namespaces=tuple(sorted(relations.namespaces_of(name))),
+        choices=choices(tenant),
+    )
 
 
 def subject_grant(
@@ -111,7 +117,14 @@ def subject_grant(
             ends = min(ends, end) if ends else end
     if not tenants:
         return None, None
-    return SubjectGrant(subject_kind=owner.kind, name=owner.name, tenants=tuple(tenants)), ends
+    allowed = {name: operations(relations.tenants[name], owner) for name in tenants}
+    grant = SubjectGrant(
+        subject_kind=owner.kind,
+        name=owner.name,
+        tenants=tuple(tenants),
+        operations={name: given for name, given in allowed.items() if given},
+    )
+    return grant, ends
 
 
 def account_grant(relations: Relations, account: Account, uid: str) -> AccountGrant:

@@ -91,9 +91,11 @@ class Router:
             self.relations.apply(change)
             return
         record = change.new or change.old
-        request = WorkRequest(reason="event", cause=change.sequence, cause_id=record.id if record else "")
+        created = self._objects.created
+        cause_id = record.id if record else ""
+        request = WorkRequest(reason="event", cause=change.sequence, stream=created, cause_id=cause_id)
         # Sequences begin anew with a new stream, so its creation time is part of the id.
-        prefix = f"{self._objects.created}:{change.sequence}"
+        prefix = f"{created}:{change.sequence}"
         self._put(
             Outgoing(worker, key, request, f"{prefix}:{worker}:{key.token()}")
             for worker, key in sorted(route(change, self.relations))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from eventcore.keys import Key, WorkerName, key
 from eventcore.objects import LABEL_COMPONENT, Tenant, TenantOwner
+from workers.choices import operations
 from workers.desired import ANNOTATION_DIGEST
 from workers.names import same_cluster_role
 from workers.ownership import LABEL_PROMOTE, Account, Owner, is_live, namespace_claims
@@ -154,7 +155,10 @@ def _tenant_change(
         routes = _owners_change(change, relations, [name])
         if old.spec != new.spec:
             routes.add(tenant_route(name))
-        return routes
+        # What an owner may do stands in its entry; an owner that stays may have got another one.
+        return routes | _subjects(
+            owner for owner in relations.owners(name).all if operations(old, owner) != operations(new, owner)
+        )
     return _both(change, relations, lambda: _whole_tenant(name, relations))
 
 

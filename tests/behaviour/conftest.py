@@ -121,12 +121,6 @@ class Cluster:
         return file
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--cluster", choices=("embedded", "real"), default="embedded", help="which control plane to test on"
-    )
-
-
 def _dev(verb: str, folder: Path, *arguments: str) -> None:
     done = subprocess.run(  # noqa: S603 -- our own command
         [sys.executable, "-P", "-m", "tether.cli", "dev", verb, "--dir", str(folder), *arguments],
@@ -139,18 +133,6 @@ def _dev(verb: str, folder: Path, *arguments: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="session")
-def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
-    """The kubeconfig of a real control plane with Capsule, None for the embedded one."""
-    if request.config.getoption("--cluster") == "embedded":
-        yield None
-        return
-    from controlplane.fixture import running  # noqa: PLC0415 -- only where it is asked for
-
-    with running(tmp_path_factory.mktemp("controlplane")) as kubeconfig:
-        yield kubeconfig
 
 
 @pytest.fixture(scope="session")

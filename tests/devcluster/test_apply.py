@@ -21,7 +21,7 @@ from tether.devcluster.fieldsets import (
 )
 
 if TYPE_CHECKING:
-    from tests.devcluster.conftest import Client
+    from tests.kubeapi import Client
     from tether.devcluster.api import EmbeddedApi
 
 CM = "/api/v1/namespaces/default/configmaps"

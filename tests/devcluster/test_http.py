@@ -11,7 +11,7 @@ from tether.devcluster.contracts import Object
 from tether.devcluster.resources import CONFIG_MAPS
 
 if TYPE_CHECKING:
-    from tests.devcluster.conftest import Client
+    from tests.kubeapi import Client
     from tether.devcluster.api import EmbeddedApi
 
 NS = "/api/v1/namespaces"

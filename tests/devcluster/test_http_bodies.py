@@ -17,7 +17,7 @@ from tether.devcluster.resources import BUILT_IN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.devcluster.conftest import Client
+    from tests.kubeapi import Client
 
 NS = "/api/v1/namespaces"
 CM = f"{NS}/default/configmaps"

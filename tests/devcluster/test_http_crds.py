@@ -10,7 +10,7 @@ from tether.devcluster.crds import version_rank
 from tether.devcluster.objects import clone
 
 if TYPE_CHECKING:
-    from tests.devcluster.conftest import Client
+    from tests.kubeapi import Client
     from tether.devcluster.contracts import Object
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

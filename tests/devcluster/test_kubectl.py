@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.devcluster.conftest import Client, Kubectl
+    from tests.kubeapi import Client, Kubectl
     from tether.devcluster.api import EmbeddedApi
 
 pytestmark = pytest.mark.kubectl

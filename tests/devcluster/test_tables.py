@@ -14,7 +14,7 @@ from tether.devcluster.resources import BUILT_IN
 from tether.devcluster.tables import human_age, table
 
 if TYPE_CHECKING:
-    from tests.devcluster.conftest import Client
+    from tests.kubeapi import Client
 
 TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)

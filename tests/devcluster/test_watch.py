@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 
 from tether.devcluster.contracts import Change, Object
@@ -16,7 +14,7 @@ from tether.devcluster.selectors import label_matcher
 from tether.devcluster.watching import seen
 
 if TYPE_CHECKING:
-    from tests.devcluster.conftest import Client
+    from tests.kubeapi import Client, Events
     from tether.devcluster.api import EmbeddedApi
 
 CM = "/api/v1/namespaces/default/configmaps"
@@ -27,35 +25,12 @@ def _config_map(name: str, **labels: str) -> Object:
     return {"metadata": {"name": name, "labels": {MINE: "1"} | labels}}
 
 
-class Events:
-    """Reads the lines of a watch."""
-
-    def __init__(self, response: Any) -> None:
-        self.response = response
-
-    async def next(self, *, bookmarks: bool = False) -> Object:
-        """Return the next event, passing bookmarks over unless they are asked for."""
-        async with asyncio.timeout(20):
-            while True:
-                line = await self.response.content.readline()
-                assert line, "the watch ended"
-                event: Object = msgspec.json.decode(line)
-                if bookmarks or event["type"] != "BOOKMARK":
-                    return event
-
-    async def ended(self) -> bool:
-        async with asyncio.timeout(20):
-            return not await self.response.content.read()
-
-
 @asynccontextmanager
 async def _watch(
     client: Client, path: str = CM, accept: str = "application/json", **params: str
 ) -> AsyncIterator[Events]:
-    params = {"watch": "true", "labelSelector": MINE} | params
-    async with client.session.get(client.url + path, params=params, headers={"Accept": accept}) as response:
-        assert response.status == 200, await response.text()
-        yield Events(response)
+    async with client.watch(path, accept, **({"labelSelector": MINE} | params)) as events:
+        yield events
 
 
 def _brief(event: Object) -> tuple[str, str]:

@@ -75,12 +75,12 @@ async def bus(make_bus: Callable[..., Awaitable[Bus]], settings: Settings) -> Bu
     return await make_bus(settings=settings)
 
 
-async def publish(bus: Bus, name: str, version: int) -> None:
+async def publish(bus: Bus, stream: str, name: str, version: int) -> None:
     target = ObjectKey("Namespace", "", name)
     body = msgspec.json.encode({"metadata": {"name": name, "uid": name, "resourceVersion": str(version)}})
     event = object_event("test", target, uid=name, resource_version=str(version))
     stored = await bus.publish(target.subject(), body, event)
-    request = WorkRequest(reason="event", cause=stored.sequence, cause_id=event.id)
+    request = WorkRequest(reason="event", cause=stored.sequence, stream=stream, cause_id=event.id)
     await bus.work("rbac", key(name), request, msg_id=f"{stored.sequence}:{name}")
 
 
@@ -101,10 +101,12 @@ async def test_no_key_has_two_live_holders_and_no_state_goes_back(
     await bus.nc.subscribe(f"$KV.{BUCKET}.>", cb=note)
     logs = [tmp_path / f"{n}.log" for n in range(3)]
 
+    stream = (await bus.stream_state("OBJECTS")).created
+
     # When thousands of events come for few keys, and in their midst one process stands still for longer than ack_wait
     async def burst(first: int, last: int) -> None:
         for version in range(first, last + 1):
-            await asyncio.gather(*(publish(bus, name, version) for name in KEYS))
+            await asyncio.gather(*(publish(bus, stream, name, version) for name in KEYS))
 
     await burst(1, VERSIONS // 4)
     async with asyncio.timeout(30):

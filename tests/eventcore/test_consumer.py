@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eventcore import consumer, dead_letters
+from eventcore import consumer, dead_letters, topology
 from eventcore.bus import Pull, status_of
 from eventcore.consumer import Again, Done, Lease, Result, Retry, Run, Terminal, Worker, backoff
 from eventcore.errors import KubeError, LeaseLostError
@@ -78,6 +78,11 @@ async def settled(bus: Bus, target: Key = ACCOUNT) -> None:
             await asyncio.sleep(0.02)
 
 
+async def caused(bus: Bus, cause: int) -> WorkRequest:
+    """Return a request as the router makes it for a sequence of the present OBJECTS."""
+    return WorkRequest(reason="event", cause=cause, stream=(await bus.stream_state("OBJECTS")).created)
+
+
 async def change(bus: Bus, version: int) -> int:
     target = ObjectKey("Namespace", "", "a")
     event = object_event("test", target, uid="u", resource_version=str(version))
@@ -111,7 +116,7 @@ async def test_a_request_that_overtakes_its_cause_waits_until_the_view_holds_it(
     recorder = Recorder(look)
     background(Worker(bus, late, "rbac", recorder, settings, metrics).run(stopping))
     cause = await change(bus, 1)
-    await bus.work("rbac", ACCOUNT, WorkRequest(reason="event", cause=cause))
+    await bus.work("rbac", ACCOUNT, await caused(bus, cause))
     lane = lane_consumer("rbac", ACCOUNT.lane())
     async with asyncio.timeout(30):
         while not (await bus.js.consumer_info("WORK", lane)).num_ack_pending:
@@ -141,14 +146,14 @@ async def test_a_request_whose_cause_was_seen_costs_nothing_and_a_new_cause_runs
         await change(bus, version)
     recorder = Recorder(hold)
     start(recorder)
-    await bus.work("rbac", ACCOUNT, WorkRequest(reason="event", cause=1))
+    await bus.work("rbac", ACCOUNT, await caused(bus, 1))
     await recorder.until(1)
 
     # When requests with older causes wait behind it, one with a newer, and a timer without any
     for cause in (2, 3, 4, 5):
-        await bus.work("rbac", ACCOUNT, WorkRequest(reason="event", cause=cause))
+        await bus.work("rbac", ACCOUNT, await caused(bus, cause))
     newer = await change(bus, 6)
-    await bus.work("rbac", ACCOUNT, WorkRequest(reason="event", cause=newer))
+    await bus.work("rbac", ACCOUNT, await caused(bus, newer))
     await bus.work("rbac", ACCOUNT, WorkRequest(reason="timer"))
     release.set()
     await settled(bus)
@@ -156,6 +161,29 @@ async def test_a_request_whose_cause_was_seen_costs_nothing_and_a_new_cause_runs
     # Then the older ones were acknowledged without work
     assert [run.request.cause for run in recorder.runs] == [1, newer, 0]
     assert metrics.coalesced.labels("rbac")._value.get() == 4  # noqa: SLF001 -- prometheus_client's way to read a value
+
+
+async def test_a_request_of_an_objects_that_was_made_anew_is_never_taken_for_seen(
+    bus: Bus, start: Callable[[Recorder], None], settings: Settings
+) -> None:
+    # Given a key that was reconciled at sequence 5
+    for version in range(1, 6):
+        sequence = await change(bus, version)
+    recorder = Recorder()
+    start(recorder)
+    await bus.work("rbac", ACCOUNT, await caused(bus, sequence))
+    await recorder.until(1)
+    await settled(bus)
+
+    # When OBJECTS is lost and made anew, and its first message leads to a request
+    await bus.js.delete_stream("OBJECTS")
+    await topology.apply(bus, settings)
+    first = await change(bus, 6)
+    assert first < sequence
+    await bus.work("rbac", ACCOUNT, await caused(bus, first))
+
+    # Then it runs
+    await recorder.until(2)
 
 
 async def test_a_failed_reconcile_does_not_count_as_having_seen_the_cause(
@@ -169,9 +197,9 @@ async def test_a_failed_reconcile_does_not_count_as_having_seen_the_cause(
     sequence = await change(bus, 1)
     recorder = Recorder(act)
     start(recorder)
-    await bus.work("rbac", ACCOUNT, WorkRequest(reason="event", cause=sequence))
+    await bus.work("rbac", ACCOUNT, await caused(bus, sequence))
     await recorder.until(1)
-    await bus.work("rbac", ACCOUNT, WorkRequest(reason="event", cause=sequence))
+    await bus.work("rbac", ACCOUNT, await caused(bus, sequence))
     await recorder.until(2)
 
 

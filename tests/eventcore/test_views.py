@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from eventcore import topology
@@ -190,6 +191,20 @@ async def test_the_age_of_a_kind_is_that_of_its_mark(bus: Bus, reader: Reader[Ob
     await reader.wait_for(sequence, 10)
     assert reader.view.age("Namespace", time + timedelta(seconds=4)) == 4
     assert reader.view.mark("Namespace") == mark
+
+
+async def test_a_mark_that_speaks_of_another_objects_says_nothing(
+    bus: Bus, reader: Reader[ObjectsView, ObjectRecord]
+) -> None:
+    stale = Mark(kind="Namespace", resource_version="7", time=now(), stream="2020-01-01T00:00:00Z")
+    await bus.publish(mark_subject("Namespace"), encode_body(stale))
+    await reader.barrier(10)
+    assert reader.view.mark("Namespace") is None
+    assert reader.view.age("Namespace") == float("inf")
+
+    await bus.publish(mark_subject("Namespace"), encode_body(msgspec.structs.replace(stale, stream=reader.created)))
+    await reader.barrier(10)
+    assert reader.view.age("Namespace") < float("inf")
 
 
 async def test_the_barrier_waits_for_all_that_the_stream_holds(

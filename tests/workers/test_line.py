@@ -241,6 +241,7 @@ async def test_the_loss_of_objects_takes_nothing_from_anybody(line: Line) -> Non
         await topology.apply(line.bus, line.settings)
         await line.make_namespace(HOME, "oil-development")
         await line.until_there("Secret", "oil-development", KUBECONFIG)
+        await line.until_granted("oil", "oil-development", "oil-production")
 
         # then the token is the same everywhere, and nothing in the cluster was taken or replaced meanwhile
         assert await line.token("oil-development") == token

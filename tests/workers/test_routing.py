@@ -135,10 +135,13 @@ def changes(draw: st.DrawFn) -> Step:
             deleting = draw(st.sampled_from([{}, {}, {"deletionTimestamp": NOW}]))
             generation = draw(st.integers(1, 2))
             status: dict[str, Any] = draw(st.sampled_from([{}, {"owners": [draw(owners)], "observedGeneration": 2}]))
+            classes = draw(st.sampled_from([{}, {"storageClasses": {"allowed": ["fast"]}}]))
+            may = draw(st.sampled_from([{}, {"proxySettings": [{"kind": "Nodes", "operations": ["List"]}]}]))
+            named = [owner | may for owner in draw(st.lists(owners, max_size=2))]
             selecting = draw(st.sampled_from([{}, {"matchOwners": [{"matchLabels": {"team": "x"}}]}]))
             body = {
                 "metadata": {"uid": draw(uids), "generation": generation} | deleting,
-                "spec": {"owners": draw(st.lists(owners, max_size=2)), "permissions": selecting},
+                "spec": {"owners": named, "permissions": selecting} | classes,
                 "status": status,
             }
         case "TenantOwner":

@@ -69,6 +69,7 @@ class EmbeddedApi:
             for definition in CAPSULE_CRDS:
                 if self.store.get(CRDS, "", name_of(definition)) is None:
                     self.store.create(CRDS, definition)
+        self.store.expire_history()  # what a client can resume from begins with this start
         authenticator = DevAuthenticator(self.store, self.pki, self.issuer, self.authorizer)
         endpoints = Endpoints(
             self.store,

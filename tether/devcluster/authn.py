@@ -55,7 +55,8 @@ class DevAuthenticator:
         extra = _impersonated_extra(headers, all_values)
         if not username:
             if groups or uid or extra:
-                raise bad_request("Impersonate-Group, -Uid and -Extra-* need Impersonate-User")
+                asked = [*(f"Group {group}" for group in groups), *(["UID"] if uid else []), *extra]
+                raise bad_request(f"requested [{', '.join(asked)}] without impersonating a user")
             return user
         account = split_username(username)
         if account is not None:

@@ -10,7 +10,7 @@ import msgspec
 from tether.devcluster import answers, bodies, discovery, errors
 from tether.devcluster.answers import Answer
 from tether.devcluster.contracts import Object, Resource, UserInfo, VirtualHandler
-from tether.devcluster.negotiation import Representation, negotiate
+from tether.devcluster.negotiation import JSON, Representation, negotiate
 from tether.devcluster.objects import metadata
 from tether.devcluster.reads import list_objects, matcher_of
 from tether.devcluster.requests import (
@@ -99,6 +99,9 @@ class Endpoints:
             raise errors.method_not_allowed() if path in self._documents else errors.no_such_path()
         if path in {"/healthz", "/livez", "/readyz"}:
             return Answer(status=200, body=b"ok", media_type="text/plain")
+        if path == "/openid/v1/jwks" and path in self._documents:
+            body = answers.encode(self._documents[path](), JSON)
+            return Answer(status=200, body=body, media_type="application/jwk-set+json")
         found = self._document_at(path, asked.headers.get("Host", ""))
         if found is None:
             raise errors.no_such_path()
@@ -141,8 +144,10 @@ class Endpoints:
         handler = self._virtual.get((info.group, f"{info.resource}/{info.subresource}".rstrip("/")))
         if handler is not None and info.verb == "create":
             how = asked.accept(transforms=False)
-            made = await handler(asked.user, info.in_namespace, info.name, await asked.body())
-            return answers.document(made, how, 201)
+            body = await asked.body()
+            group, version, kind = discovery.kind_of(served.resource, info.subresource)
+            body = {"kind": kind, "apiVersion": f"{group}/{version}"} | body
+            return answers.document(await handler(asked.user, info.in_namespace, info.name, body), how, 201)
         allowed = _SUBRESOURCE_VERBS.get(info.subresource, set()) if info.subresource else set(served.resource.verbs)
         if info.verb not in allowed:
             raise errors.method_not_allowed()

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tether.devcluster.contracts import Attributes, Object, UserInfo
-from tether.devcluster.errors import bad_request
+from tether.devcluster.errors import bad_request, forbidden_field, invalid_kind, unsupported
 from tether.devcluster.selectors import name_in
 
 if TYPE_CHECKING:
+    from tether.devcluster.errors import Cause
     from collections.abc import Mapping
 
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
@@ -125,19 +126,25 @@ def list_options(query: Mapping[str, str]) -> ListOptions:
     )
     if options.resource_version and not options.resource_version.isdigit():
         raise bad_request(f'invalid resource version "{options.resource_version}"')
-    if options.resource_version_match not in {"", "Exact", "NotOlderThan"}:
-        raise bad_request(f'resourceVersionMatch "{options.resource_version_match}" is not Exact or NotOlderThan')
-    if options.resource_version_match and not options.resource_version and options.initial_events is None:
-        raise bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided")
-    if options.resource_version_match == "Exact" and options.resource_version == "0":
-        raise bad_request('resourceVersionMatch "Exact" is forbidden for resourceVersion "0"')
     if options.continue_token and options.resource_version not in {"", "0"}:
         raise bad_request("specifying resource version is not allowed when using continue")
-    if options.initial_events is not None and options.resource_version_match != "NotOlderThan":
-        raise bad_request('sendInitialEvents requires setting resourceVersionMatch to "NotOlderThan"')
-    if options.initial_events and not options.bookmarks:
-        raise bad_request("sendInitialEvents requires setting allowWatchBookmarks to true")
+    if causes := _problems(options):
+        raise invalid_kind("ListOptions.meta.k8s.io", "", causes, group="meta.k8s.io", short="ListOptions")
     return options
+
+
+def _problems(options: ListOptions) -> list[Cause]:
+    field, match, initial = "resourceVersionMatch", options.resource_version_match, options.initial_events is not None
+    found = []
+    if match and not options.resource_version and not initial:
+        found.append(forbidden_field(field, f"{field} is forbidden unless resourceVersion is provided"))
+    if initial and match != "NotOlderThan":
+        found.append(forbidden_field(field, f"sendInitialEvents requires setting {field} to NotOlderThan"))
+    if match == "Exact" and options.resource_version == "0":
+        found.append(forbidden_field(field, f'{field} "exact" is forbidden for resourceVersion "0"'))
+    if match not in {"", "Exact", "NotOlderThan"}:
+        found.append(unsupported(field, match, ["Exact", "NotOlderThan", ""]))
+    return found
 
 
 def _integer(query: Mapping[str, str], key: str) -> int | None:

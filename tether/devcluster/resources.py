@@ -34,7 +34,15 @@ def _virtual(group: str, plural: str, kind: str, *, namespaced: bool = False) ->
 
 
 BUILT_IN: tuple[Resource, ...] = (
-    _row("", "namespaces", "Namespace", short="ns", sub="status finalize", namespaced=False),
+    _row(
+        "",
+        "namespaces",
+        "Namespace",
+        short="ns",
+        sub="status finalize",
+        namespaced=False,
+        verbs=("create", "delete", "get", "list", "patch", "update", "watch"),  # one by one alone
+    ),
     _row("", "serviceaccounts", "ServiceAccount", short="sa", sub="token"),
     _row("", "secrets", "Secret", sub=""),
     _row("", "configmaps", "ConfigMap", short="cm", sub=""),

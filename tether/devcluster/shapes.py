@@ -5,7 +5,8 @@ Only what rules, RBAC and controllers read is typed; everything else of a built-
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import msgspec
 
@@ -47,6 +48,11 @@ class _Metadata(_Shape):
     name: Text = None
     namespace: Text = None
     generate_name: Text = None
+    creation_timestamp: Any = None
+    deletion_timestamp: Any = None
+    deletion_grace_period_seconds: Any = None
+    generation: Any = None
+    self_link: Any = None
     uid: Text = None
     resource_version: Text = None
     labels: StringMap = None
@@ -214,6 +220,46 @@ def check(resource: Resource, obj: Object) -> None:
         kind = resource.kind
         message = f'{kind} in version "{resource.version}" cannot be handled as a {kind}: {error}'
         raise bad_request(message) from error
+
+
+def prune(resource: Resource, obj: Object) -> list[str]:
+    """Take fields that the kind does not have out of an object that fits, and return their paths.
+
+    What stands inside of fields that are read nowhere here is taken as it comes.
+    """
+    shape = _SHAPES.get((resource.group, resource.plural))
+    return [] if shape is None or shape is _Crd else _pruned(shape, obj, "")
+
+
+def _pruned(shape: Any, value: Any, path: str) -> list[str]:
+    if isinstance(value, list):
+        return [found for at, item in enumerate(value) for found in _pruned(shape, item, f"{path}[{at}]")]
+    if not isinstance(value, dict):
+        return []
+    known = _fields(shape)
+    found = []
+    for key in list(value):
+        where = f"{path}.{key}" if path else key
+        if key not in known:
+            del value[key]
+            found.append(where)
+        elif known[key] is not None:
+            found += _pruned(known[key], value[key], where)
+    return found
+
+
+@cache
+def _fields(shape: type[_Shape]) -> dict[str, type[_Shape] | None]:
+    """Return the fields of a shape by their JSON names, each with the shape of its value or items, None if untyped."""
+    hints = get_type_hints(shape)
+    return {field.encode_name: _inner(hints[field.name]) for field in msgspec.structs.fields(shape)}
+
+
+def _inner(hint: Any) -> type[_Shape] | None:
+    if isinstance(hint, type) and issubclass(hint, _Shape):
+        return None if hint is _Reference else hint
+    found = (_inner(argument) for argument in get_args(hint))
+    return next((shape for shape in found if shape is not None), None)
 
 
 def drop_nulls(value: Any) -> Any:

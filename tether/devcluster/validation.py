@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tether.devcluster import crds, errors
 from tether.devcluster.errors import Cause, bad_value, forbidden_field, required, unsupported
 from tether.devcluster.objects import dig, metadata, name_of
-from tether.devcluster.resources import CRDS, RBAC, SECRETS
+from tether.devcluster.resources import CONFIG_MAPS, CRDS, RBAC, SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,16 +137,20 @@ def _problems(resource: Resource, obj: Object, schema: Object) -> list[Cause]:
         return crds.violations(schema, obj)
     if resource == SECRETS:
         return _secret_problems(obj)
+    if resource == CONFIG_MAPS:
+        return [*_key_problems("data", obj), *_key_problems("binaryData", obj)]
     check = _RBAC_CHECKS.get(resource.plural) if resource.group == RBAC else None
     return check(obj) if check else []
 
 
+def _key_problems(field: str, obj: Object) -> list[Cause]:
+    detail = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
+    keys = [key for key in obj.get(field) or {} if not re.fullmatch(r"[-._a-zA-Z0-9]+", key)]
+    return [bad_value(f"{field}[{key}]", key, detail) for key in keys]
+
+
 def _secret_problems(obj: Object) -> list[Cause]:
-    found = []
-    for key in obj.get("data") or {}:
-        if not re.fullmatch(r"[-._a-zA-Z0-9]+", key):
-            detail = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
-            found.append(bad_value(f"data[{key}]", key, detail))
+    found = _key_problems("data", obj)
     if sum(len(value or "") * 3 // 4 for value in (obj.get("data") or {}).values()) > _SECRET_MAX:
         found.append(_too_long("data", _SECRET_MAX))
     if obj.get("type") == _TOKEN_TYPE and not (metadata(obj).get("annotations") or {}).get(_ACCOUNT_NAME):

@@ -150,7 +150,10 @@ class Writer:
                 message = f"the name of the object ({meta['name']}) does not match the name on the URL ({info.name})"
                 raise errors.bad_request(message)
             if old is not None and meta.get("uid") and meta["uid"] != metadata(old)["uid"]:
-                raise errors.precondition(resource, info.name, "UID", meta["uid"], metadata(old)["uid"])
+                if info.verb == "update":
+                    raise errors.precondition(resource, info.name, "UID", meta["uid"], metadata(old)["uid"])
+                cause = errors.bad_value("metadata.uid", meta["uid"], "field is immutable")
+                raise errors.invalid(resource, info.name, [cause])
         if not call.served.custom:
             body = shapes.drop_nulls(body)
         self._conform(call, body)
@@ -160,10 +163,12 @@ class Writer:
         validation.fill_defaults(call.resource, obj)
         if call.served.custom:
             unknown = crds.conform(call.served.schema, obj)
-            words = [f'unknown field "{path}"' for path in unknown]
-            if unknown and call.options.strict:
-                raise errors.bad_request(f"strict decoding error: {', '.join(words)}")
-            call.warnings.extend(words)
+        else:
+            unknown = shapes.prune(call.resource, obj)
+        words = [f'unknown field "{path}"' for path in unknown]
+        if unknown and call.options.strict:
+            raise errors.bad_request(f"strict decoding error: {', '.join(words)}")
+        call.warnings.extend(words)
 
     def _admit(self, call: Call, operation: Operation, obj: Object | None, old: Object | None) -> None:
         request = AdmissionRequest(

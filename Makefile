@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check format clean kube-test kube-up kube-down
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make the environment in .venv
 
@@ -23,6 +23,16 @@ demo: setup ## run the guide's example on an embedded cluster, step by step
 
 test: setup ## run the test suite
 	$(BIN)/pytest -n 2 --dist loadgroup tests
+
+kube-test: setup ## run the behaviour and contract suites on a real kube-apiserver with Capsule
+	@PYTHONPATH=tests $(BIN)/python -m controlplane build
+	$(BIN)/pytest --cluster real tests/kube tests/behaviour tests/contract
+
+kube-up: setup ## keep such a control plane running; the last line is its kubeconfig
+	@PYTHONPATH=tests $(BIN)/python -m controlplane up
+
+kube-down: setup ## end it
+	@PYTHONPATH=tests $(BIN)/python -m controlplane down
 
 check: setup ## format, lint, types and import rules
 	$(BIN)/ruff format --check .

@@ -155,7 +155,7 @@ async def _make_configuration(cluster: Cluster) -> None:
             "apiVersion": "capsule.clastix.io/v1beta2",
             "kind": "CapsuleConfiguration",
             "metadata": {"name": "default"},
-            "spec": {"enableTLSReconciler": False, "userGroups": ["capsule.clastix.io"]},
+            "spec": {"userGroups": ["capsule.clastix.io"]},
         }
         await client.apply(path("CapsuleConfiguration", "", "default"), body, manager="person", force=True)
 

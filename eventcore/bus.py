@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
+    from eventcore.metrics import Metrics
     from eventcore.settings import Settings
 
 log = get("bus")
@@ -111,20 +112,21 @@ class _StreamInfo(msgspec.Struct, frozen=True):
 class Bus:
     """A connection to NATS with JetStream. Make it with :meth:`connect`."""
 
-    def __init__(self, client: Client, name: str) -> None:
+    def __init__(self, client: Client, name: str, metrics: Metrics | None = None) -> None:
         self.nc = client
+        self._metrics = metrics
         self.js = client.jetstream(timeout=ATTEMPT_TIMEOUT)
         self.name = name
         self.on_reconnect: list[Callable[[], None]] = []
 
     @classmethod
-    async def connect(cls, settings: Settings, name: str) -> Self:
+    async def connect(cls, settings: Settings, name: str, metrics: Metrics | None = None) -> Self:
         """Connect and make sure that JetStream answers.
 
         Raises BusUnreachableError or NoJetStreamError, SettingsError for unreadable credentials. Later losses of the
         connection are retried for ever.
         """
-        bus = cls(Client(), name)
+        bus = cls(Client(), name, metrics)
         options = _credentials(settings)
         try:
             async with asyncio.timeout(settings.nats_connect_timeout):
@@ -162,7 +164,12 @@ class Bus:
             raise BusUnreachableError(
                 f"JetStream at {settings.nats_url} does not answer ({error}): look at the server and this user's rights"
             ) from error
+        bus._tell_connected(connected=True)
         return bus
+
+    def _tell_connected(self, *, connected: bool) -> None:
+        if self._metrics is not None:
+            self._metrics.connected.set(connected)
 
     async def _on_error(self, error: Exception) -> None:
         log.debug("nats error", error=str(error) or type(error).__name__)
@@ -170,9 +177,13 @@ class Bus:
     async def _on_disconnect(self) -> None:
         if not self.nc.is_closed:
             log.warning("nats connection lost")
+            self._tell_connected(connected=False)
 
     async def _on_reconnect(self) -> None:
         log.info("nats connection is back")
+        self._tell_connected(connected=True)
+        if self._metrics is not None:
+            self._metrics.reconnects.inc()
         for listener in list(self.on_reconnect):
             listener()
 

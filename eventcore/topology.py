@@ -25,6 +25,8 @@ from eventcore.grants import BUCKET
 from eventcore.keys import LANES, WORKERS, lane_consumer, lane_filter
 
 if TYPE_CHECKING:
+    from nats.js.api import ConsumerInfo
+
     from eventcore.bus import Bus
     from eventcore.settings import Settings
 
@@ -157,7 +159,7 @@ async def apply(bus: Bus, settings: Settings, *, dry_run: bool = False) -> list[
     for stream_name, consumer in consumers(settings):
         name = consumer.durable_name or ""
         if stream_name not in present:
-            present[stream_name] = await _consumers(bus, stream_name)
+            present[stream_name] = {info.name: info.config for info in await consumers_of(bus, stream_name)}
         known = present[stream_name].get(name)
         differences = (
             [Difference(kind="consumer", name=name, field="")]
@@ -170,14 +172,15 @@ async def apply(bus: Bus, settings: Settings, *, dry_run: bool = False) -> list[
     return found
 
 
-async def _consumers(bus: Bus, stream: str) -> dict[str, ConsumerConfig]:
-    found: dict[str, ConsumerConfig] = {}
+async def consumers_of(bus: Bus, stream: str) -> list[ConsumerInfo]:
+    """Return all consumers of a stream with their state; none when there is no stream."""
+    found: list[ConsumerInfo] = []
     while True:
         try:
             page = await bus.js.consumers_info(stream, offset=len(found))
         except NotFoundError:
             return found
-        found |= {info.name: info.config for info in page}
+        found += page
         if not page:
             return found
 

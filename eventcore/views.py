@@ -110,6 +110,9 @@ class Table(Protocol[R]):
     def subjects(self, at: datetime) -> int:
         """Return how many subjects the stream must hold at least, if nobody removed any by hand."""
 
+    def ages(self, at: datetime) -> dict[str, float]:
+        """Return the seconds since somebody vouched for each kind."""
+
 
 class ObjectsView:
     """The objects of the cluster as OBJECTS has them, tombstones among them, and the marks.
@@ -174,6 +177,9 @@ class ObjectsView:
         """Return the marks by kind."""
         return {mark.kind: mark for mark in self._marks.values() if mark.stream in {"", self.created}}
 
+    def ages(self, at: datetime) -> dict[str, float]:
+        return {kind: self.age(kind, at) for kind in self.marks()}
+
     def age(self, kind: str, at: datetime | None = None) -> float:
         """Return the seconds since a watcher vouched for the kind, infinite if none did."""
         mark = self.mark(kind)
@@ -207,6 +213,9 @@ class AccessView:
 
     def subjects(self, at: datetime) -> int:  # noqa: ARG002 -- nothing of the bucket expires
         return len(self._records)
+
+    def ages(self, at: datetime) -> dict[str, float]:  # noqa: ARG002 -- grants have no marks
+        return {}
 
     def get(self, target: Key) -> Grant | None:
         """Return the grant of a key, or None."""
@@ -446,6 +455,11 @@ class Reader(Generic[V, R]):
             if state.subjects < table.subjects(now()):
                 raise _LostError("subjects were removed from the stream")
             self._state_read = time.monotonic()
+        if self._metrics is not None:
+            self._metrics.view_sequence.labels(self.stream).set(table.sequence)
+            self._metrics.view_objects.labels(self.stream).set(len(table.records()))
+            for kind, age in table.ages(now()).items():
+                self._metrics.view_age.labels(kind).set(age)
 
     async def _swap(self, table: V, created: str) -> None:
         """Tell the difference between the old table and the new one, then take the new one."""
@@ -463,6 +477,8 @@ class Reader(Generic[V, R]):
         self.view = table
         if self.created:
             self.rebuilds += 1
+            if self._metrics is not None:
+                self._metrics.view_rebuilds.labels(self.stream).inc()
         self.created = created
         for change in sorted(changes, key=lambda change: change.sequence):
             self._tell(change)

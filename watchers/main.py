@@ -33,7 +33,7 @@ async def watch(role: Role) -> None:
     """
     role.readiness.expect("view", "kinds")
     name = f"watcher-{socket.gethostname()}-{os.getpid()}"
-    bus = await Bus.connect(role.settings, name)
+    bus = await Bus.connect(role.settings, name, role.metrics)
     try:
         client = await KubeClient.connect(role.settings, role.metrics)
         try:

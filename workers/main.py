@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from eventcore.bus import Bus, pause
 from eventcore.consumer import run_worker
 from eventcore.dead_letters import move
+from eventcore.depth import measure
 from eventcore.kube import KubeClient
 from eventcore.views import Reader
 from workers import access, kubeconfig, rbac, token
@@ -43,7 +44,7 @@ async def route(role: Role) -> None:
     Raises BusUnreachableError and NoJetStreamError at start; whatever comes later is waited out.
     """
     role.readiness.expect("view", "start")
-    bus = await Bus.connect(role.settings, _name("router"))
+    bus = await Bus.connect(role.settings, _name("router"), role.metrics)
     try:
         objects, grants = Reader.objects(bus, role.metrics), Reader.access(bus, role.metrics)
         router = Router(bus, objects, grants, role.settings, role.metrics)
@@ -68,7 +69,7 @@ async def work(role: Role, names: Sequence[WorkerName]) -> None:
     """
     role.readiness.expect("view")
     async with AsyncExitStack() as stack:
-        bus = await Bus.connect(role.settings, _name("worker"))
+        bus = await Bus.connect(role.settings, _name("worker"), role.metrics)
         stack.push_async_callback(bus.close)
         client = await KubeClient.connect(role.settings, role.metrics)
         stack.push_async_callback(client.close)
@@ -79,6 +80,7 @@ async def work(role: Role, names: Sequence[WorkerName]) -> None:
             group.create_task(reader.run(reading_stops))
             group.create_task(_report(role, lambda: reader.ready))
             group.create_task(move(bus, role.metrics, role.stopping))
+            group.create_task(measure(bus, role.metrics, role.stopping))
             async with asyncio.TaskGroup() as working:
                 for name in dict.fromkeys(names):
                     reconcile = RECONCILERS[name](context)

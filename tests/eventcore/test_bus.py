@@ -20,6 +20,7 @@ from eventcore.errors import (
 )
 from eventcore.events import AuditRecord, DeadLetter, WorkRequest, decode_body, now
 from eventcore.keys import key, lane_consumer, timer_subject, work_subject
+from eventcore.metrics import Metrics
 from eventcore.settings import Settings, load
 from tether.devcluster.nats import NatsServer
 from tether.devcluster.pki import ClusterPki
@@ -106,6 +107,18 @@ async def test_a_publish_survives_a_restart_of_the_server(bus: Bus, nats_server:
     # Then it is stored, once
     await publishing
     assert (await bus.stream_state("OBJECTS")).messages == 1
+
+
+async def test_a_lost_connection_and_its_return_are_counted(settings: Settings, nats_server: NatsServer) -> None:
+    metrics = Metrics()
+    bus = await Bus.connect(settings, "test", metrics)
+    back = asyncio.Event()
+    bus.on_reconnect.append(back.set)
+    assert "tether_bus_connected 1.0" in metrics.render().decode()
+    await nats_server.restart()
+    await asyncio.wait_for(back.wait(), 20)
+    await bus.close()
+    assert "tether_bus_reconnects_total 1.0" in metrics.render().decode()
 
 
 async def test_the_same_id_is_stored_once(bus: Bus) -> None:

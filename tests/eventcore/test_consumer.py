@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eventcore import consumer, dead_letters, topology
+from eventcore import consumer, dead_letters, depth, topology
 from eventcore.bus import Pull, status_of
 from eventcore.consumer import Again, Done, Lease, Result, Retry, Run, Terminal, Worker, backoff
 from eventcore.errors import KubeError, LeaseLostError
@@ -332,6 +332,24 @@ async def test_a_request_delivered_too_often_is_moved_to_the_dead_letters(
         while (await bus.stream_state("WORK")).messages:
             await asyncio.sleep(0.02)
     await pull.close()
+
+
+async def test_the_depth_of_each_worker_counts_what_waits_and_what_is_in_hand_but_no_timers(
+    bus: Bus, metrics: Metrics, background: Background
+) -> None:
+    for number in range(3):
+        await bus.work("rbac", key("a", str(number)), WorkRequest(reason="event"))
+    await bus.work("token", ACCOUNT, WorkRequest(reason="event"))
+    await bus.schedule("token", ACCOUNT, now() + timedelta(hours=1), WorkRequest(reason="timer"))
+
+    measured = asyncio.Event()
+    background(depth.measure(bus, metrics, measured, interval=0.05))
+    async with asyncio.timeout(20):
+        while metrics.queue_depth.labels("rbac")._value.get() != 3:  # noqa: SLF001 -- see above
+            await asyncio.sleep(0.01)
+    measured.set()
+    assert metrics.queue_depth.labels("token")._value.get() == 1  # noqa: SLF001 -- see above
+    assert metrics.queue_depth.labels("access")._value.get() == 0  # noqa: SLF001 -- see above
 
 
 async def test_on_stop_what_is_in_hand_is_finished_and_the_rest_is_given_back_at_once(

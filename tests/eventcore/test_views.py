@@ -19,6 +19,7 @@ from eventcore.objects import tombstone
 from eventcore.views import Change, ObjectRecord, ObjectsView, Reader
 
 if TYPE_CHECKING:
+    from eventcore.metrics import Metrics
     from eventcore.settings import Settings
     from tether.devcluster.nats import NatsServer
 
@@ -181,6 +182,21 @@ async def test_a_message_that_cannot_be_read_stops_nothing(bus: Bus, reader: Rea
     sequence = await put(bus, "a", 1)
     await reader.wait_for(sequence, 10)
     assert names(reader) == ["a"]
+
+
+async def test_sequence_size_and_ages_of_a_view_are_measured(
+    bus: Bus, metrics: Metrics, stopping: asyncio.Event, background: Background
+) -> None:
+    measured = Reader.objects(bus, metrics)
+    background(measured.run(stopping))
+    await put(bus, "a", 1)
+    await bus.publish(mark_subject("Namespace"), encode_body(Mark(kind="Namespace", resource_version="1", time=now())))
+    async with asyncio.timeout(20):
+        while 'tether_view_applied_sequence{view="OBJECTS"} 2.0' not in metrics.render().decode():
+            await asyncio.sleep(0.05)
+    text = metrics.render().decode()
+    assert 'tether_view_objects{view="OBJECTS"} 1.0' in text
+    assert 'tether_view_age_seconds{kind="Namespace"}' in text
 
 
 async def test_the_age_of_a_kind_is_that_of_its_mark(bus: Bus, reader: Reader[ObjectsView, ObjectRecord]) -> None:

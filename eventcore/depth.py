@@ -1,0 +1,39 @@
+"""How much waits in WORK: what an autoscaler and an operator look at, measured for the whole fleet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import nats.errors
+
+from eventcore.bus import pause
+from eventcore.errors import BusError
+from eventcore.keys import WORKERS
+from eventcore.logs import get
+from eventcore.topology import WORK, consumers_of
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from eventcore.bus import Bus
+    from eventcore.metrics import Metrics
+
+log = get("depth")
+
+INTERVAL: Final = 10.0
+"""Seconds between measurements; each is one request to NATS."""
+
+
+async def measure(bus: Bus, metrics: Metrics, stopping: asyncio.Event, *, interval: float = INTERVAL) -> None:
+    """Keep ``workqueue_depth`` of each worker up to date until told to stop: requests that wait or are in hand."""
+    while not stopping.is_set():
+        try:
+            depth: Counter[str] = Counter()
+            for info in await consumers_of(bus, WORK):
+                depth[info.name.rpartition("-")[0]] += (info.num_pending or 0) + (info.num_ack_pending or 0)
+            for worker in WORKERS:
+                metrics.queue_depth.labels(worker).set(depth[worker])
+        except (BusError, nats.errors.Error, TimeoutError, OSError) as error:
+            log.debug("depth of WORK is not known", error=str(error) or type(error).__name__)
+        await pause(stopping, interval)

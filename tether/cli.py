@@ -17,9 +17,6 @@ from eventcore import logs
 from eventcore.errors import SettingsError, TetherError
 from tether.cli_bus import audit, replay, topology
 from tether.cli_dev import demo, dev, devcluster
-from tether.cli_generate import kubeconfig_group
-from tether.cli_migrate import migrate
-from tether.cli_render import tenant
 from tether.cli_roles import proxy, route, watch, work
 from tether.cli_settings import settings_command
 
@@ -34,7 +31,6 @@ EXIT_INTERRUPTED = 130
 _GROUPS: dict[str, tuple[str, ...]] = {
     "Try it": ("demo", "dev"),
     "Roles, each a process; run as many of each as you like": ("watch", "route", "work", "proxy"),
-    "Tenants": ("tenant", "kubeconfig", "migrate"),
     "Operate": ("topology", "audit", "replay", "settings"),
     "Develop": ("devcluster",),
 }
@@ -69,9 +65,6 @@ def cli() -> None:
 
 
 for _command in (watch, route, work, proxy, topology, replay, audit, dev, demo, devcluster, settings_command):
-    cli.add_command(_command)
-
-for _command in (tenant, kubeconfig_group, migrate):
     cli.add_command(_command)
 
 

@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean kube-test kube-up kube-down
+.PHONY: help setup demo test check format clean kube-test kube-up kube-down hostile bench-proxy
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make the environment in .venv
 
@@ -22,7 +22,7 @@ demo: setup ## run the guide's example on an embedded cluster, step by step
 	@$(BIN)/tether demo
 
 test: setup ## run the test suite
-	$(BIN)/pytest -n 2 --dist loadgroup tests
+	$(BIN)/pytest -n 3 --dist loadgroup tests
 
 kube-test: setup ## run the behaviour and contract suites on a real kube-apiserver with Capsule
 	@PYTHONPATH=tests $(BIN)/python -m controlplane build
@@ -33,6 +33,12 @@ kube-up: setup ## keep such a control plane running; the last line is its kubeco
 
 kube-down: setup ## end it
 	@PYTHONPATH=tests $(BIN)/python -m controlplane down
+
+hostile: setup ## send hostile requests to a running proxy; the last line is JSON
+	@$(BIN)/python -m tests.hostile.run
+
+bench-proxy: setup ## measure the proxy with wrk; the last line is JSON
+	@$(BIN)/python -m bench.proxy
 
 check: setup ## format, lint, types and import rules
 	$(BIN)/ruff format --check .

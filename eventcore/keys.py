@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -27,8 +28,9 @@ _TOKEN = re.compile(r"=|(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
 _ESCAPE = re.compile(rb"=([0-9A-F]{2})")
 
 
+@lru_cache(maxsize=65_536)
 def encode(name: str) -> str:
-    """Return the subject token for any name."""
+    """Return the subject token for any name; remembered, since every look at a grant needs it."""
     if not name:
         return _EMPTY
     return "".join(chr(b) if _PLAIN.match(bytes((b,))) else f"={b:02X}" for b in name.encode())

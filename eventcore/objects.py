@@ -20,8 +20,16 @@ ANNOTATION_ACCOUNT: Final = "capsule-tether.io/account"
 ANNOTATION_TENANT: Final = "capsule-tether.io/tenant"
 ANNOTATION_ENABLED: Final = "capsule.addon.fluxcd/enabled"
 ANNOTATION_GLOBAL: Final = "capsule.addon.fluxcd/kubeconfig-global"
+ANNOTATION_PROXY_URL: Final = "capsule-tether.io/proxy-url"
+"""On a Tenant or a ServiceAccount: the server in its kubeconfigs."""
+ANNOTATION_NAMESPACES: Final = "capsule-tether.io/kubeconfig-namespaces"
+"""On a ServiceAccount: a label selector; of its tenants' namespaces only those get its kubeconfig."""
+ANNOTATION_CONFIGMAP: Final = "capsule-tether.io/kubeconfig-configmap"
+"""On a ServiceAccount: ``beside`` or ``instead`` of the kubeconfig Secrets, a ConfigMap at home."""
 LABEL_TENANT: Final = "capsule.clastix.io/tenant"
 CAPSULE_GROUP: Final = "capsule.clastix.io"
+CA_MEMORY: Final = "tether-proxy-ca"
+"""The Secret beside the proxy's CA that remembers which CAs kubeconfigs trust."""
 OWN_PREFIX: Final = "capsule-tether.io/"
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -187,6 +195,27 @@ class Tenant(Struct, frozen=True):
     status: TenantStatus = TenantStatus()
 
 
+class ProxySubject(Struct, frozen=True):
+    """ProxySetting spec.subjects[]: who may see what of the tenant, as an owner may."""
+
+    kind: str = ""  # User, Group or ServiceAccount
+    name: str = ""
+    proxy_settings: list[ProxyOperations] | None = None
+
+
+class ProxySettingSpec(Struct, frozen=True):
+    """ProxySetting spec."""
+
+    subjects: list[ProxySubject] = []
+
+
+class ProxySetting(Struct, frozen=True):
+    """capsule.clastix.io/v1beta1 ProxySetting: valid in a namespace of a tenant."""
+
+    metadata: Meta
+    spec: ProxySettingSpec = ProxySettingSpec()
+
+
 class TenantOwnerSpec(Struct, frozen=True):
     """TenantOwner spec."""
 
@@ -235,7 +264,7 @@ class CapsuleConfiguration(Struct, frozen=True):
     status: CapsuleConfigurationStatus = CapsuleConfigurationStatus()
 
 
-KubeObject = ServiceAccount | Namespace | Tenant | TenantOwner | CapsuleConfiguration | PartialObject
+KubeObject = ServiceAccount | Namespace | Tenant | TenantOwner | CapsuleConfiguration | ProxySetting | PartialObject
 
 KINDS: Final[dict[str, type[KubeObject]]] = {
     "ServiceAccount": ServiceAccount,
@@ -243,14 +272,18 @@ KINDS: Final[dict[str, type[KubeObject]]] = {
     "Tenant": Tenant,
     "TenantOwner": TenantOwner,
     "CapsuleConfiguration": CapsuleConfiguration,
+    "ProxySetting": ProxySetting,
     "Secret": PartialObject,
+    "ConfigMap": PartialObject,
     "CASecret": PartialObject,
+    "CAConfigMap": PartialObject,
     "RoleBinding": PartialObject,
     "ClusterRole": PartialObject,
     "ClusterRoleBinding": PartialObject,
 }
-"""Kind on the bus to its type. ``Secret`` and the RBAC kinds are those with LABEL_COMPONENT, metadata only;
-``CASecret`` is the one Secret that holds the proxy's CA, a kind of its own so that its list never buries the others."""
+"""Kind on the bus to its type. ``Secret``, ``ConfigMap`` and the RBAC kinds are those with LABEL_COMPONENT, metadata
+only; ``CASecret`` or ``CAConfigMap`` is the one object that holds the proxy's CA, a kind of its own so that its list
+never buries the others."""
 
 _DECODERS: Final = {kind: msgspec.json.Decoder(type_) for kind, type_ in KINDS.items()}
 _METADATA_ONLY: Final = frozenset(kind for kind, type_ in KINDS.items() if type_ is PartialObject)

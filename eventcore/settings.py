@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import msgspec
 
 from eventcore.errors import SettingsError
+from eventcore.objects import CA_MEMORY
+from eventcore.selectors import parse_selector
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,8 @@ DAY = 24 * HOUR
 _UNITS = {"ms": 0.001, "s": 1.0, "m": MINUTE, "h": HOUR, "d": DAY}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SUFFIX = re.compile(r"(?!token)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_DATA_KEY = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://")
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -125,12 +129,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     home_cluster_role: Annotated[str, _text("work", "ClusterRole of the account in its home namespace")] = (
         "cluster-admin"
     )
+    impersonator_roles: Annotated[
+        bool, _text("work", "make the ClusterRoles by which accounts impersonate themselves past this proxy")
+    ] = True
+    flux_service_account: Annotated[
+        str,
+        _text("work", "Flux's --default-service-account, bound in tenant namespaces; empty: not (docs/lockdown.md)"),
+    ] = ""
     owner_status_grace: Annotated[
         float, _seconds("work", "how long owners in a Tenant's stale status still count", 0, 30)
     ] = 30.0
 
     # Tokens and kubeconfigs.
     token_audiences: Annotated[str, _text("token", "comma separated; empty: the API server's own")] = ""
+    token_mode: Annotated[
+        Literal["bound", "static"],
+        _text("token", "bound: short-lived, rotated; static: without end, from a service-account-token Secret"),
+    ] = "bound"  # noqa: S105 -- a way to make tokens, not one
     token_ttl: Annotated[float, _seconds("token", "life of a token", 600)] = DAY
     token_rotate_at: Annotated[float, _number("token", "share of its life at which a token is rotated", 0.05, 0.95)] = (
         0.8
@@ -142,9 +157,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     proxy_url: Annotated[str, _text("token", "server in the kubeconfigs")] = (
         "https://capsule-proxy.capsule-system.svc:9001"
     )
+    kubeconfig_suffix: Annotated[str, _text("token", "Secrets with a kubeconfig are named <account>-<this>")] = (
+        "kubeconfig"
+    )
+    kubeconfig_keys: Annotated[str, _text("token", "keys of such a Secret; Flux reads value where none is named")] = (
+        "kubeconfig,value"
+    )
+    kubeconfig_namespace_selector: Annotated[
+        str, _text("token", "labels of the tenant's namespaces that get a copy, such as app=web; empty: all")
+    ] = ""
+    kubeconfig_configmaps: Annotated[
+        bool, _text("token", "accounts may ask for a ConfigMap for Flux's configMapRef; needs rights on ConfigMaps")
+    ] = False
     proxy_ca_namespace: Annotated[str, _text("token", "namespace of the proxy's CA")] = "capsule-system"
     proxy_ca_secret: Annotated[str, _text("token", "Secret that holds the proxy's CA")] = "capsule-proxy"  # noqa: S105 - an object's name
-    proxy_ca_keys: Annotated[str, _text("token", "keys of that Secret, the first one that is there")] = "ca.crt,ca"
+    proxy_ca_configmap: Annotated[
+        str, _text("token", "ConfigMap that holds the proxy's CA, instead of the Secret; empty: the Secret")
+    ] = ""
+    proxy_ca_keys: Annotated[str, _text("token", "keys of it, the first one that is there")] = "ca.crt,ca"
+    proxy_ca_overlap: Annotated[
+        float, _seconds("token", "how long kubeconfigs also trust the CA before; 0: only the current one", 0)
+    ] = DAY
 
     # The proxy.
     proxy_host: Annotated[str, _text("proxy", "address for tenants; in a cluster 0.0.0.0")] = "127.0.0.1"
@@ -162,9 +195,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Return the audiences to ask for, empty for the API server's own."""
         return _words(self.token_audiences)
 
+    def ca_source(self) -> tuple[Literal["ConfigMap", "Secret"], str]:
+        """Return the kind and the name of what holds the proxy's CA."""
+        return ("ConfigMap", self.proxy_ca_configmap) if self.proxy_ca_configmap else ("Secret", self.proxy_ca_secret)
+
     def ca_keys(self) -> tuple[str, ...]:
-        """Return the keys of the CA Secret, in the order to try."""
+        """Return the keys of the proxy's CA, in the order to try."""
         return _words(self.proxy_ca_keys)
+
+    def kubeconfig_data_keys(self) -> tuple[str, ...]:
+        """Return the keys under which a kubeconfig stands in its Secret."""
+        return _words(self.kubeconfig_keys)
 
     def nats_servers(self) -> list[str]:
         """Return the NATS servers' URLs."""
@@ -259,10 +300,12 @@ def check(settings: Settings) -> None:
         raise SettingsError("--nats-creds-file and --nats-user are two ways to log in to NATS: set one")
     if not settings.nats_servers():
         raise SettingsError("--nats-url names no server, for example nats://127.0.0.1:4222")
-    if not settings.ca_keys():
-        raise SettingsError("--proxy-ca-keys names no key, for example ca.crt")
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", settings.proxy_url):
-        raise SettingsError(f"--proxy-url {settings.proxy_url!r} is not a URL such as https://proxy.example:9001")
+    _check_kubeconfigs(settings)
+    if not re.fullmatch(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?", settings.flux_service_account):
+        raise SettingsError(
+            f"--flux-service-account {settings.flux_service_account!r} is not the name of a ServiceAccount, "
+            "for example gitops-reconciler"
+        )
     if not re.fullmatch(r"[A-Za-z0-9_-]+", settings.cluster):
         raise SettingsError(f"--cluster {settings.cluster!r}: use letters, digits, - and _ only")
     _longer(settings, "token_ttl", "token_rotate_after", why="a token is rotated before it expires")
@@ -275,6 +318,31 @@ def check(settings: Settings) -> None:
             f"--ack-wait {format_duration(settings.ack_wait)} must be longer than --reconcile-timeout plus "
             f"--pull-expiry ({format_duration(busy)}): else another worker gets a request that is still being worked on"
         )
+
+
+def _check_kubeconfigs(settings: Settings) -> None:
+    """Refuse what no kubeconfig can be made of."""
+    # A name such as <account>-token-2 is that of another Secret of ours.
+    if not _SUFFIX.fullmatch(settings.kubeconfig_suffix):
+        raise SettingsError(
+            f"--kubeconfig-suffix {settings.kubeconfig_suffix!r}: use small letters, digits and -, and do not begin "
+            "with token"
+        )
+    keys = settings.kubeconfig_data_keys()
+    if not keys or not all(_DATA_KEY.fullmatch(key) for key in keys):
+        raise SettingsError(
+            f"--kubeconfig-keys {settings.kubeconfig_keys!r} are not keys of a Secret, for example kubeconfig,value"
+        )
+    try:
+        parse_selector(settings.kubeconfig_namespace_selector)
+    except ValueError as error:
+        raise SettingsError(f"--kubeconfig-namespace-selector: {error}") from None
+    if not settings.ca_keys():
+        raise SettingsError("--proxy-ca-keys names no key, for example ca.crt")
+    if settings.proxy_ca_secret == CA_MEMORY:
+        raise SettingsError(f"--proxy-ca-secret {CA_MEMORY} is where Tether remembers CAs: name the proxy's own Secret")
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", settings.proxy_url):
+        raise SettingsError(f"--proxy-url {settings.proxy_url!r} is not a URL such as https://proxy.example:9001")
 
 
 def _longer(settings: Settings, longer: str, shorter: str, *, why: str, equal: bool = False) -> None:

@@ -1,4 +1,8 @@
-"""Refusals on the AUDIT stream: bounded, said once a minute for the same thing, and never in a request's way."""
+"""Refusals and the proxy's own writes on the AUDIT stream: bounded, and never in a request's way.
+
+The same refusal is said once a minute. What the proxy writes for a tenant stands in the API server's audit under the
+proxy's name, so here stands whose request it was, each time.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from eventcore.logs import get
 
 if TYPE_CHECKING:
     from eventcore.bus import Bus
+    from eventcore.events import Outcome
     from eventcore.metrics import Metrics
     from proxycore.identities import Identity
     from proxycore.requestinfo import RequestInfo
@@ -26,10 +31,11 @@ WAITING: Final = 1000
 SAME_AGAIN: Final = 60.0
 """Seconds in which the same refusal is recorded once: a client that retries must not fill the stream."""
 MAX_REMEMBERED: Final = 10_000
+_REFUSED: Final = 400
 
 
 class Auditor:
-    """Takes refusals without waiting and publishes them in the background."""
+    """Takes records without waiting and publishes them in the background."""
 
     def __init__(self, bus: Bus, metrics: Metrics) -> None:
         self._bus = bus
@@ -50,18 +56,29 @@ class Auditor:
         self._said.move_to_end(key)
         while len(self._said) > MAX_REMEMBERED:
             self._said.popitem(last=False)
+        self._take(info, identity, "refused", "refused", f"{code} for", why)
+
+    def written(self, info: RequestInfo, identity: Identity, *, code: int) -> None:
+        """Record a write that the proxy sent under its own account for somebody, and the API server's answer."""
+        outcome: Outcome = "done" if code < _REFUSED else "failed"
+        self._take(info, identity, "written", outcome, f"{code} to", "under the proxy's account, by proxySettings")
+
+    def _take(
+        self, info: RequestInfo, identity: Identity | None, action: str, outcome: Outcome, answer: str, why: str
+    ) -> None:
+        user = identity.user if identity is not None else ""
         account = identity.account if identity is not None else None
         record = AuditRecord(
             time=now(),
             component="proxy",
-            action="refused",
-            outcome="refused",
+            action=action,
+            outcome=outcome,
             account="/".join(account) if account else "",
             object=f"{info.resource}/{'' if info.is_namespaces else info.namespace}/{info.name}"
             if info.is_resource
             else "",
             cause="request",
-            message=f"{code} for {user or 'nobody known'}: {info.method} {info.path}: {why}"[:1024],
+            message=f"{answer} {user or 'nobody known'}: {info.method} {info.path}: {why}"[:1024],
         )
         try:
             self._queue.put_nowait(record)

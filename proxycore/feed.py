@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from eventcore.grants import Grant
     from eventcore.keys import Key
     from eventcore.views import AccessView, Change, GrantRecord, ObjectRecord, ObjectsView, Reader
-    from proxycore.identities import Identity
+    from proxycore.identities import Grants, Identity
 
 log = get("proxy.feed")
 
@@ -119,6 +119,11 @@ class NamespaceFeed:
     def names(self, identity: Identity) -> frozenset[str]:
         """Return the namespaces that the grants give the identity now."""
         return namespaces_of(identity, self._access.view)
+
+    @property
+    def grants(self) -> Grants:
+        """The grants of now."""
+        return self._access.view
 
     def version(self) -> int:
         """Return the resourceVersion up to which memory is complete."""

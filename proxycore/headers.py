@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from proxycore.identities import Identity
+from proxycore.identities import Identity, account_groups
 from proxycore.statuses import RefusedError, bad_request
 
 if TYPE_CHECKING:
@@ -37,6 +37,18 @@ HOP_BY_HOP = frozenset(
 _MADE_ANEW = frozenset(
     {"authorization", "host", "content-length", "expect", "forwarded", "x-real-ip", "sec-websocket-protocol"}
 )
+# What would make another request of it behind a server that heeds it.
+_REWRITES = frozenset(
+    {
+        "http2-settings",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-original-url",
+        "x-rewrite-url",
+    }
+)
+_UPGRADES = frozenset({"spdy/3.1", "websocket"})
 _IDENTITY_PREFIXES = ("impersonate-", "x-remote-", "x-forwarded-")
 _SOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
 _EXTRA = "impersonate-extra-"
@@ -110,7 +122,7 @@ def forwarded(headers: Iterable[Header], peer: str) -> list[Header]:
         for name, value in found
         if (key := name.lower()) not in HOP_BY_HOP
         and key not in named
-        and key not in _MADE_ANEW
+        and _same(key) not in _MADE_ANEW | _REWRITES
         and not _same(key).startswith(_IDENTITY_PREFIXES)
     ]
     if protocols := [word for word in _subprotocols(found) if not word.startswith(_SOCKET_BEARER)]:
@@ -130,8 +142,12 @@ def answered(headers: Iterable[Header]) -> list[Header]:
 def impersonation(identity: Identity) -> list[Header]:
     """Return the headers that make the proxy's account act as this identity."""
     found = [("Impersonate-User", identity.user)]
-    # The API server adds the group of everybody by itself, and asks for a right to impersonate what is named.
-    found += [("Impersonate-Group", group) for group in identity.groups if group != "system:authenticated"]
+    # The API server adds the group of everybody and, where no group is named, an account's own groups by itself; for
+    # each that is named it asks for a right, which no name could limit.
+    own = frozenset(account_groups(identity.account[0]) if identity.account else ())
+    groups = [group for group in identity.groups if group != "system:authenticated"]
+    if frozenset(identity.groups) != own:
+        found += [("Impersonate-Group", group) for group in groups]
     if identity.uid:
         found.append(("Impersonate-Uid", identity.uid))
     for key, values in identity.extra.items():
@@ -140,7 +156,7 @@ def impersonation(identity: Identity) -> list[Header]:
 
 
 def wants_upgrade(headers: Iterable[Header]) -> str:
-    """Return the protocol that the client wants to change to, "" if none."""
+    """Return the protocol that the client wants to change to, "" if none, or one that no API server speaks."""
     found = list(headers)
     if not any(
         word.strip().lower() == "upgrade"
@@ -149,7 +165,8 @@ def wants_upgrade(headers: Iterable[Header]) -> str:
         for word in value.split(",")
     ):
         return ""
-    return next((value for name, value in found if name.lower() == "upgrade"), "")
+    wanted = [value for name, value in found if name.lower() == "upgrade"]
+    return wanted[0] if len(wanted) == 1 and wanted[0].lower() in _UPGRADES else ""
 
 
 def _same(key: str) -> str:

@@ -102,6 +102,13 @@ def namespaces_of(identity: Identity, grants: Grants) -> frozenset[str]:
     return frozenset(found)
 
 
+def owns_any(identity: Identity, grants: Grants) -> bool:
+    """Tell whether the identity or one of its groups owns a live tenant."""
+    return any(
+        isinstance(grants.get(key("tenant", one)), TenantGrant) for one in _tenants(subject_keys(identity), grants)
+    )
+
+
 def _tenants(subjects: Iterable[Key], grants: Grants) -> Iterator[str]:
     for subject in subjects:
         grant = grants.get(subject)

@@ -1,4 +1,4 @@
-"""The query of a list or watch of Namespaces that the proxy answers itself or narrows: read once, strictly.
+"""The query of a list or watch that the proxy answers itself or narrows: read once, strictly.
 
 A parameter that comes twice is refused, since two readers may take different ones. What goes upstream is written anew
 from what was read.
@@ -6,6 +6,7 @@ from what was read.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote
 
 import msgspec
@@ -13,10 +14,13 @@ import msgspec
 from proxycore.selectors import Requirement, parse_fields, parse_labels, render
 from proxycore.statuses import RefusedError, bad_request
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 NAME_LABEL = "kubernetes.io/metadata.name"
 """On every Namespace, set by Kubernetes itself and protected from change."""
 
-_FIELDS = ("metadata.name", "status.phase")
+NAMESPACE_FIELDS = ("metadata.name", "status.phase")
 _TRUE_WORDS = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE_WORDS = frozenset({"0", "false", "FALSE", "False"})
 
@@ -63,14 +67,24 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
             pairs.append(("resourceVersion", self.resource_version))
         if self.resource_version_match:
             pairs.append(("resourceVersionMatch", self.resource_version_match))
-        return "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in pairs)
+        return encoded(pairs)
 
 
 _NOTHING = (Requirement(NAME_LABEL, "exists"), Requirement(NAME_LABEL, "!exists"))
 
 
-def parse_query(query: str, *, legacy_watch: bool = False) -> ListQuery:
-    """Read the query of a list or watch; RefusedError (400) when a parameter is wrong or comes twice."""
+def encoded(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return pairs as a query."""
+    return "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in pairs)
+
+
+def parse_query(
+    query: str, *, legacy_watch: bool = False, fields: tuple[str, ...] | None = NAMESPACE_FIELDS
+) -> ListQuery:
+    """Read the query of a list or watch; RefusedError (400) when a parameter is wrong or comes twice.
+
+    ``fields``: those that a field selector may name. None: the API server alone knows, and reads the selector itself.
+    """
     pairs = parse_qsl(query, keep_blank_values=True)
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -89,7 +103,7 @@ def parse_query(query: str, *, legacy_watch: bool = False) -> ListQuery:
     _check_initial_events(initial, match, watch=watch)
     return ListQuery(
         labels=parse_labels(found.pop("labelSelector", "")),
-        fields=parse_fields(found.pop("fieldSelector", ""), _FIELDS),
+        fields=parse_fields(found.pop("fieldSelector", ""), fields) if fields is not None else (),
         resource_version=version,
         resource_version_match=match,
         watch=watch,

@@ -8,7 +8,6 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from aiohttp import web
 
 from eventcore.bus import Bus
 from eventcore.errors import KubeError, StartError
@@ -17,11 +16,13 @@ from eventcore.kube_auth import KubeAuth
 from eventcore.views import Reader
 from proxycore.auditing import Auditor
 from proxycore.authentication import Authenticator
-from proxycore.connections import Connections
+from proxycore.certificates import ServingCertificate
 from proxycore.feed import NamespaceFeed
+from proxycore.filtered import FilteredKinds
 from proxycore.freshness import Freshener
 from proxycore.impersonating import Impersonator
 from proxycore.local_tokens import ClusterKeys, LocalTokens
+from proxycore.plane.listener import Listener
 from proxycore.server import Proxy
 from proxycore.upstream import Upstream
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 REACH_INTERVAL: Final = 5.0
 END_SECONDS: Final = 2.0
-_BACKLOG: Final = 1024
 
 
 class _Meta(msgspec.Struct, frozen=True, rename="camel"):
@@ -46,7 +46,7 @@ async def proxy(role: Role) -> None:
     """Serve tenants until ``role.stopping``; then end watches, finish what is in hand, and return."""
     tls = serving_tls(role.settings)
     role.readiness.expect("api", "port")
-    bus = await Bus.connect(role.settings, "proxy")
+    bus = await Bus.connect(role.settings, "proxy", role.metrics)
     try:
         await Service(role, bus, await KubeAuth.load(role.settings), tls).run()
     finally:
@@ -65,6 +65,8 @@ class Service:
         self._role = role
         self._tls = tls
         self._kube = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
+        # Apart from the one for reviews: each open watch of another kind holds one of its connections.
+        self._kinds = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
         self._upstream = Upstream(auth)
         self.feed = NamespaceFeed(self.objects, self.access, self._measure)
         self._freshener = Freshener(
@@ -80,6 +82,7 @@ class Service:
             impersonator=Impersonator(self._kube, ttl=settings.identity_cache_ttl),
             access=self.access,
             feed=self.feed,
+            kinds=FilteredKinds(self._kinds),
             freshener=self._freshener,
             upstream=self._upstream,
             auditor=self._auditor,
@@ -89,7 +92,7 @@ class Service:
 
     async def run(self) -> None:
         """Serve until the role is told to stop; StartError when the port cannot be had."""
-        stopping = self._role.stopping
+        stopping, settings = self._role.stopping, self._role.settings
         over = asyncio.Event()  # the end of the background tasks: after the last request
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -99,6 +102,8 @@ class Service:
                 ]
                 tasks.create_task(self._freshener.run(stopping))
                 tasks.create_task(_reach(self._role, self._kube))
+                certificate = ServingCertificate(self._tls, settings.proxy_tls_cert, settings.proxy_tls_key)
+                tasks.create_task(certificate.run(stopping))
                 try:
                     await self._listen()
                 finally:
@@ -106,30 +111,26 @@ class Service:
                     over.set()
                     await _end(running)
         finally:
-            await self._upstream.close()
+            self._upstream.close()
             await self._kube.close()
+            await self._kinds.close()
 
     async def _listen(self) -> None:
         settings, readiness = self._role.settings, self._role.readiness
-        server = Connections(self._proxy.handle)
-        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=max(1.0, settings.shutdown_grace - 5))
-        await runner.setup()
-        site = web.TCPSite(
-            runner, settings.proxy_host, settings.proxy_port, ssl_context=self._tls, reuse_port=True, backlog=_BACKLOG
-        )
+        listener = Listener(self._proxy.handle, on_refused=self._proxy.count_refused)
         try:
             try:
-                await site.start()
+                await listener.start(settings.proxy_host, settings.proxy_port, self._tls)
             except OSError as error:
                 raise StartError(_cannot_listen(settings, error)) from error
-            self.port = int(runner.addresses[0][1])
+            self.port = listener.port
             self.listening.set()
             readiness.set("port", ok=True)
             self._role.log.info("proxy listens", host=settings.proxy_host, port=self.port)
             await self._role.stopping.wait()
             readiness.set("port", ok=False, why="stopping")
         finally:
-            await runner.cleanup()
+            await listener.close(max(1.0, settings.shutdown_grace - 5))
 
     def _local_tokens(self) -> LocalTokens:
         return LocalTokens(ClusterKeys(self._kube), lambda: self.access.view, lambda: self._freshener.now().fresh)

@@ -1,8 +1,9 @@
 """What becomes of a request: the one place where the proxy decides, pure.
 
-Whoever is no user of Capsule, and every request that is not about Namespaces themselves, goes to the API server as the
-caller, and RBAC answers there. Only three requests ever go under the proxy's own account: the list, the watch and the
-get of Namespaces, each narrowed to what the caller's tenants own.
+Whoever is no user of Capsule, and every request that is not about Namespaces themselves or about one of the
+cluster-scoped kinds of ``kinds``, goes to the API server as the caller, and RBAC answers there. Only two sorts of
+request ever go under the proxy's own account: the list, the watch and the get of Namespaces, and what the grants say
+of the other kinds, each narrowed to what is the caller's.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from proxycore.identities import Grants, Identity, is_capsule_user, namespaces_of
+from proxycore.identities import Grants, Identity, is_capsule_user, namespaces_of, owns_any
+from proxycore.kinds import kind_of
 from proxycore.listquery import ListQuery, parse_query
+from proxycore.rules import OPERATION_OF, Scope, scope_of
 from proxycore.selectors import Requirement
-from proxycore.statuses import Status, unavailable
+from proxycore.statuses import RefusedError, Status, bad_request, unavailable
 
 if TYPE_CHECKING:
+    from proxycore.kinds import ProxiedKind
     from proxycore.requestinfo import RequestInfo
 
 
@@ -68,11 +72,44 @@ class WatchMemory(msgspec.Struct, frozen=True):
     query: ListQuery
 
 
-Decision = Refuse | Forward | ReadOne | ListUpstream | ListMemory | WatchMemory
+class Filtered(msgspec.Struct, frozen=True, kw_only=True):
+    """A request about another cluster-scoped kind, under the proxy's account, for the objects of a scope alone.
+
+    ``verb`` is get, list, watch, or that of a write to one object. ``path`` is the collection's. A get or a write of
+    an object that is not in the scope goes on as the caller.
+    """
+
+    setting: str
+    verb: str
+    path: str
+    scope: Scope
+    name: str = ""
+    by_node: bool = False
+    query: ListQuery = ListQuery()
+
+
+class Review(msgspec.Struct, frozen=True):
+    """A question of the caller about its own rights goes on as the caller; what the proxy grants is added.
+
+    ``rules``: all rights are asked for, not one.
+    """
+
+    rules: bool
+
+
+Decision = Refuse | Forward | ReadOne | ListUpstream | ListMemory | WatchMemory | Filtered | Review
+
+_REVIEW_GROUP = "authorization.k8s.io"
+_REVIEWS = {"selfsubjectaccessreviews": Review(rules=False), "selfsubjectrulesreviews": Review(rules=True)}
 
 
 def decide(info: RequestInfo, identity: Identity, grants: Grants, freshness: Freshness) -> Decision:
     """Return what becomes of a request of this identity; RefusedError (400) for a query that means two things."""
+    if (kind := kind_of(info)) is not None:
+        return _other_kind(info, kind, identity, grants, freshness)
+    if (info.method, info.verb, info.group) == ("POST", "create", _REVIEW_GROUP) and not info.subresource:
+        grants_count = freshness.fresh and not info.namespace and is_capsule_user(identity, grants)
+        return _REVIEWS.get(info.resource, Forward()) if grants_count else Forward()
     if info.method != "GET" or not info.is_namespaces:
         return Forward()
     if info.verb == "get":
@@ -99,6 +136,56 @@ def _get(info: RequestInfo, identity: Identity, grants: Grants, freshness: Fresh
     if not is_capsule_user(identity, grants) or info.name not in namespaces_of(identity, grants):
         return Forward()
     return ReadOne(info.name) if freshness.fresh else Refuse(stale(freshness))
+
+
+def _other_kind(
+    info: RequestInfo, kind: ProxiedKind, identity: Identity, grants: Grants, freshness: Freshness
+) -> Decision:
+    reads = info.method == "GET"
+    one = info.verb == "get" or info.verb in OPERATION_OF
+    is_ours = info.verb in kind.verbs and (reads or info.verb in OPERATION_OF) and (bool(info.name) or not one)
+    if not is_ours:
+        return Forward()
+    if freshness.ready and not is_capsule_user(identity, grants):
+        return Forward()
+    scope = scope_of(identity, grants, kind.setting, info.verb)
+    if scope is None:
+        return Forward()
+    if not freshness.fresh:
+        return Refuse(stale(freshness))
+    query = parse_query(info.query, legacy_watch=info.legacy_watch, fields=None) if reads else ListQuery()
+    if info.legacy_watch and info.name:
+        if "fieldSelector" in dict(query.passed_on):
+            raise RefusedError(bad_request("a watch of one object takes no field selector"))
+        only = ("fieldSelector", f"metadata.name={info.name}")
+        query = msgspec.structs.replace(query, passed_on=(*query.passed_on, only))
+    return Filtered(
+        setting=kind.setting,
+        verb="watch" if query.watch and info.verb == "list" else info.verb,
+        path=kind.path(info.version),
+        scope=scope,
+        name=info.name,
+        by_node=kind.by_node,
+        query=query,
+    )
+
+
+def is_missing(info: RequestInfo, identity: Identity, grants: Grants, freshness: Freshness, *, exists: bool) -> bool:
+    """Tell whether a 403 for this request is better a 404: an object is asked for in a namespace that is not there.
+
+    Installers take a 403 for a failure and a 404 for "make it". Only who owns a tenant is told: it learns nothing that
+    an attempt to create the namespace would not tell it.
+    """
+    asked = info.method == "GET" and info.verb == "get" and info.is_resource and info.resource != "namespaces"
+    return (
+        asked
+        and bool(info.namespace and info.name)
+        and not info.subresource
+        and not exists
+        and freshness.fresh
+        and is_capsule_user(identity, grants)
+        and owns_any(identity, grants)
+    )
 
 
 def stale(freshness: Freshness) -> Status:

@@ -67,9 +67,9 @@ def item_of(body: bytes | msgspec.Raw) -> Item:
     return Item(bytes(body), _ITEM_DECODER.decode(body))
 
 
-def negotiate(accept: str, *, watch: bool) -> Form:
+def negotiate(accept: str, *, watch: bool, single: bool = False) -> Form:
     """Return the first form of an ``Accept`` header that can be rendered here; RefusedError (406) if none can."""
-    partial = "PartialObjectMetadata" if watch else "PartialObjectMetadataList"
+    partial = "PartialObjectMetadata" if watch or single else "PartialObjectMetadataList"
     ranges: list[tuple[float, dict[str, str], str]] = []
     for part in accept.split(",") if accept.strip() else ["*/*"]:
         media, *rest = (word.strip() for word in part.split(";"))
@@ -91,6 +91,14 @@ def negotiate(accept: str, *, watch: bool) -> Form:
         if wanted == partial and meta_group:
             return "metadata"
     raise RefusedError(not_acceptable(_OFFERED))
+
+
+def accepts_json(accept: str) -> bool:
+    """Tell whether plain JSON is among the forms of an ``Accept`` header."""
+    try:
+        return negotiate(accept, watch=False, single=True) == "json"
+    except RefusedError:
+        return False
 
 
 def render_list(items: list[Item], resource_version: str, form: Form, include: str, now: datetime) -> bytes:

@@ -80,6 +80,18 @@ def forbidden(
     )
 
 
+def not_found(resource: str, name: str, *, group: str = "") -> Status:
+    """404 in the words of kube-apiserver."""
+    qualified = f"{resource}.{group}" if group else resource
+    details = {"name": name, "group": group, "kind": resource}
+    return Status(
+        code=404,
+        reason="NotFound",
+        message=f'{qualified} "{name}" not found',
+        details={key: value for key, value in details.items() if value},
+    )
+
+
 def not_acceptable(offered: str) -> Status:
     """406: none of the asked-for representations is there."""
     return Status(code=406, reason="NotAcceptable", message=f"only the following media types are accepted: {offered}")

@@ -17,8 +17,13 @@ from eventcore import logs
 from eventcore.errors import SettingsError, TetherError
 from tether.cli_bus import audit, replay, topology
 from tether.cli_dev import demo, dev, devcluster
+from tether.cli_doctor import doctor
+from tether.cli_generate import kubeconfig_group
+from tether.cli_migrate import migrate
+from tether.cli_render import tenant
 from tether.cli_roles import proxy, route, watch, work
 from tether.cli_settings import settings_command
+from tether.cli_status import status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +36,8 @@ EXIT_INTERRUPTED = 130
 _GROUPS: dict[str, tuple[str, ...]] = {
     "Try it": ("demo", "dev"),
     "Roles, each a process; run as many of each as you like": ("watch", "route", "work", "proxy"),
-    "Operate": ("topology", "audit", "replay", "settings"),
+    "Tenants": ("tenant", "kubeconfig", "migrate"),
+    "Operate": ("doctor", "status", "topology", "audit", "replay", "settings"),
     "Develop": ("devcluster",),
 }
 
@@ -65,6 +71,9 @@ def cli() -> None:
 
 
 for _command in (watch, route, work, proxy, topology, replay, audit, dev, demo, devcluster, settings_command):
+    cli.add_command(_command)
+
+for _command in (tenant, kubeconfig_group, migrate, doctor, status):
     cli.add_command(_command)
 
 

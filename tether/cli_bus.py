@@ -111,5 +111,6 @@ def replay(*, settings: Settings, everything: bool, worker: WorkerName | None) -
     from workers.main import replay as replay_keys  # noqa: PLC0415 - as in on_bus
 
     workers, name = (worker,) if worker else WORKERS, settings.capsule_configuration_name
-    count = on_bus(settings, lambda bus: replay_keys(bus, workers=workers, configuration=name))
+    flux = settings.flux_service_account
+    count = on_bus(settings, lambda bus: replay_keys(bus, workers=workers, configuration=name, flux_account=flux))
     click.echo(f"replayed {count} keys")

@@ -36,9 +36,8 @@ def route(*, settings: Settings) -> int:
 
     Needs NATS alone. Any number of routers run side by side.
     """
-    from workers.main import route as main  # noqa: PLC0415 - as in watch
-
     from eventcore.process import run_role  # noqa: PLC0415 - as in watch
+    from workers.main import route as main  # noqa: PLC0415 - as in watch
 
     return run_role("route", settings, main)
 
@@ -50,11 +49,10 @@ def work(*, settings: Settings, names: tuple[WorkerName, ...]) -> int:
     """Reconcile: rights, tokens, kubeconfigs, access.
 
     NAME is rbac, token, kubeconfig or access; without one, all of them run in this process. Needs NATS, and an account
-    that may grant (deploy/rbac/worker.yaml). Any number of workers share the work.
+    that may grant (deploy/rbac/worker*.yaml). Any number of workers share the work.
     """
-    from workers.main import work as main  # noqa: PLC0415 - as in watch
-
     from eventcore.process import run_role  # noqa: PLC0415 - as in watch
+    from workers.main import work as main  # noqa: PLC0415 - as in watch
 
     return run_role("work", settings, partial(main, names=tuple(dict.fromkeys(names)) or WORKERS))
 
@@ -67,8 +65,7 @@ def proxy(*, settings: Settings) -> int:
     Needs NATS, a serving certificate (--proxy-tls-cert, --proxy-tls-key), and an account that may review callers and
     read namespaces (deploy/rbac/proxy.yaml). Several processes may share one port.
     """
-    from proxycore.main import proxy as main  # noqa: PLC0415 - as in watch
-
     from eventcore.process import run_role  # noqa: PLC0415 - as in watch
+    from proxycore.main import proxy as main  # noqa: PLC0415 - as in watch
 
     return run_role("proxy", settings, main)

@@ -88,24 +88,32 @@ def rows(settings: Settings) -> tuple[KindRow, ...]:
         _capsule("Tenant", "tenants"),
         _capsule("TenantOwner", "tenantowners"),
         _capsule("CapsuleConfiguration", "capsuleconfigurations"),
+        _capsule("ProxySetting", "proxysettings", version="v1beta1"),
         _ours("Secret", "", "secrets"),
         _ours("RoleBinding", _RBAC_GROUP, "rolebindings"),
         _ours("ClusterRole", _RBAC_GROUP, "clusterroles"),
         _ours("ClusterRoleBinding", _RBAC_GROUP, "clusterrolebindings"),
-        KindRow(
-            kind="CASecret",
-            group="",
-            version="v1",
-            plural="secrets",
-            namespace=settings.proxy_ca_namespace,
-            name=settings.proxy_ca_secret,
-            metadata_only=True,
-        ),
+        _authority(settings),
+        *([_ours("ConfigMap", "", "configmaps")] if settings.kubeconfig_configmaps else []),
     )
 
 
-def _capsule(kind: str, plural: str) -> KindRow:
-    return KindRow(kind=kind, group=CAPSULE_GROUP, version="v1beta2", plural=plural, optional=True)
+def _capsule(kind: str, plural: str, *, version: str = "v1beta2") -> KindRow:
+    return KindRow(kind=kind, group=CAPSULE_GROUP, version=version, plural=plural, optional=True)
+
+
+def _authority(settings: Settings) -> KindRow:
+    """The one object that holds the proxy's CA."""
+    kind, name = settings.ca_source()
+    return KindRow(
+        kind=f"CA{kind}",
+        group="",
+        version="v1",
+        plural=f"{kind.lower()}s",
+        namespace=settings.proxy_ca_namespace,
+        name=name,
+        metadata_only=True,
+    )
 
 
 def _ours(kind: str, group: str, plural: str) -> KindRow:

@@ -24,7 +24,7 @@ from eventcore.grants import (
 )
 from eventcore.kube import ObjectRef
 from eventcore.objects import CAPSULE_GROUP
-from workers.choices import choices, operations
+from workers.choices import choices, merged, operations, setting_operations
 from workers.context import SOON, guarded, until
 from workers.desired import ANNOTATION_ACCOUNT_UID, ANNOTATION_DIGEST, ANNOTATION_GENERATION
 from workers.ownership import Account, Owner, findings
@@ -105,7 +105,10 @@ def tenant_grant(relations: Relations, name: str) -> TenantGrant | None:
 def subject_grant(
     relations: Relations, owner: Owner, moment: datetime, grace: float
 ) -> tuple[SubjectGrant | None, datetime | None]:
-    """Return the tenants that a subject owns, None without any, and when the first stale one stops counting."""
+    """Return the tenants that a subject owns, None without any, and when the first stale one stops counting.
+
+    To the proxy a subject of a ProxySetting in a tenant's namespace is as an owner of that tenant.
+    """
     tenants: list[str] = []
     ends: datetime | None = None
     for name in sorted(relations.tenants_of(owner)):
@@ -115,13 +118,15 @@ def subject_grant(
         elif (end := stale_until(state, moment, grace)) is not None:
             tenants.append(name)
             ends = min(ends, end) if ends else end
-    if not tenants:
-        return None, None
     allowed = {name: operations(relations.tenants[name], owner) for name in tenants}
+    for name, setting in relations.settings_of(owner):
+        allowed[name] = merged(allowed.get(name, {}), setting_operations(setting, owner))
+    if not allowed:
+        return None, None
     grant = SubjectGrant(
         subject_kind=owner.kind,
         name=owner.name,
-        tenants=tuple(tenants),
+        tenants=tuple(sorted(allowed)),
         operations={name: given for name, given in allowed.items() if given},
     )
     return grant, ends

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from eventcore.consumer import Again, Done, Result, Retry
-from workers.entitlement import Judge, OutdatedError
+from workers.entitlement import Entitlement, Judge, OutdatedError
+from workers.options import Options, options
 from workers.relations import Relations
 from workers.writing import Writer
 
@@ -33,10 +34,21 @@ class Context:
         self.client = client
         self.reader = reader
         self.settings = settings
-        self.relations = Relations(settings.capsule_configuration_name)
+        self.relations = Relations(
+            settings.capsule_configuration_name,
+            settings.flux_service_account,
+            settings.kubeconfig_namespace_selector,
+        )
         self.judge = Judge(client, reader, self.relations, settings)
         self.writer = Writer(bus, client)
         reader.listen(self.relations.apply)
+
+
+def asked(context: Context, entitlement: Entitlement, tenant: str = "") -> Options:
+    """Return what holds for an account, in a namespace of one of its tenants, or with all of them at home."""
+    names = [tenant] if tenant else entitlement.tenants
+    tenants = [context.relations.tenants[name] for name in names if name in context.relations.tenants]
+    return options(context.relations.accounts[entitlement.account], tenants, context.settings)
 
 
 def guarded(context: Context, reconcile: Callable[[Run], Awaitable[Result]]) -> Reconcile:

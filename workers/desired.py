@@ -8,15 +8,18 @@ from __future__ import annotations
 import base64
 import hashlib
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 import yaml
 
 from eventcore.kube import ObjectRef, api_path
 from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, LABEL_COMPONENT
-from workers.names import binding_name, role_binding_name, token_name
+from workers.names import binding_name, lockdown_name, role_binding_name, token_name
 from workers.ownership import Account
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ANNOTATION_GENERATION: Final = "capsule-tether.io/generation"
 ANNOTATION_MINTED: Final = "capsule-tether.io/minted"
@@ -27,6 +30,8 @@ ANNOTATION_BINDING: Final = "capsule-tether.io/binding"
 ANNOTATION_BINDING_UID: Final = "capsule-tether.io/binding-uid"
 ANNOTATION_ACCOUNT_UID: Final = "capsule-tether.io/account-uid"
 ANNOTATION_DIGEST: Final = "capsule-tether.io/digest"
+ANNOTATION_MODE: Final = "capsule-tether.io/token-mode"
+"""On the Secrets of a token: how it was made. On a ServiceAccount: how its tokens are to be made."""
 ANNOTATION_ROTATE: Final = "capsule-tether.io/rotate"
 """On the token Secret: the generation that must be replaced, because a namespace that held it left the tenant."""
 LABEL_FLUX_WATCH: Final = "reconcile.fluxcd.io/watch"
@@ -34,11 +39,19 @@ LABEL_FLUX_WATCH: Final = "reconcile.fluxcd.io/watch"
 RBAC_GROUP: Final = "rbac.authorization.k8s.io"
 _PATHS: Final = {
     "Secret": ("", "v1", "secrets"),
+    "ConfigMap": ("", "v1", "configmaps"),
     "RoleBinding": (RBAC_GROUP, "v1", "rolebindings"),
     "ClusterRole": (RBAC_GROUP, "v1", "clusterroles"),
     "ClusterRoleBinding": (RBAC_GROUP, "v1", "clusterrolebindings"),
 }
 SECRET_TYPE: Final = "Opaque"  # noqa: S105 -- a type of Secret, not one
+LEGACY_TYPE: Final = "kubernetes.io/service-account-token"
+"""The type of a Secret that Kubernetes itself fills with a token, which is good as long as the Secret stands."""
+LEGACY_ACCOUNT: Final = "kubernetes.io/service-account.name"
+FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
+"""When a static token expires."""
+
+TokenMode = Literal["bound", "static"]
 
 
 class Target(msgspec.Struct, frozen=True, order=True):
@@ -114,6 +127,17 @@ def home_role_binding(account: Account, tenant: str, cluster_role: str) -> Manif
     )
 
 
+def lockdown_role_binding(account: Account, tenant: str, flux: Account, cluster_role: str) -> Manifest:
+    """Return the RoleBinding that lets Flux act as the account ``flux`` in that account's namespace, for an owner."""
+    return Manifest(
+        target=Target("RoleBinding", flux.namespace, lockdown_name(account)),
+        component="rbac",
+        account=account,
+        tenant=tenant,
+        content={"roleRef": _role_ref(cluster_role), "subjects": [_subject(flux)]},
+    )
+
+
 def impersonator(account: Account, tenant: str, name: str) -> tuple[Manifest, Manifest]:
     """Return the ClusterRole that lets the account impersonate itself, as Flux asks it to, and its binding."""
     rule = {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"], "resourceNames": [account.username]}
@@ -146,7 +170,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of the token in a token Secret, all but the token.
 
     ``minted`` and ``expires`` are the API server's times; ``written`` and ``retire`` (when the generations before it
-    are revoked) come from the clock of the worker that minted it.
+    are revoked) come from the clock of the worker that minted it. ``mode``: ``bound`` to the Secret ``binding`` by
+    TokenRequest, or ``static``, the token that Kubernetes put into that Secret.
     """
 
     generation: int
@@ -158,6 +183,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     written: datetime
     retire: datetime
     digest: str
+    mode: TokenMode = "bound"
 
     def annotations(self) -> dict[str, str]:
         """Return the annotations of the token Secret."""
@@ -171,6 +197,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
             ANNOTATION_WRITTEN: timestamp(self.written),
             ANNOTATION_RETIRE: timestamp(self.retire),
             ANNOTATION_DIGEST: self.digest,
+            ANNOTATION_MODE: self.mode,
         }
 
     @classmethod
@@ -187,21 +214,33 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
                 written=_moment(annotations[ANNOTATION_WRITTEN]),
                 retire=_moment(annotations[ANNOTATION_RETIRE]),
                 digest=annotations[ANNOTATION_DIGEST],
+                mode="static" if annotations.get(ANNOTATION_MODE) == "static" else "bound",
             )
         except (KeyError, ValueError):
             return None
 
 
-def binding_secret(account: Account, tenant: str, account_uid: str, generation: int) -> Manifest:
-    """Return the empty Secret of a token generation: deleting it revokes the generation's tokens."""
+def binding_secret(
+    account: Account, tenant: str, account_uid: str, generation: int, mode: TokenMode = "bound"
+) -> Manifest:
+    """Return the Secret of a token generation: deleting it revokes the generation's tokens.
+
+    It is empty, or for a static token of the type that Kubernetes fills.
+    """
+    static = {LEGACY_ACCOUNT: account.name} if mode == "static" else {}
     owner = {"apiVersion": "v1", "kind": "ServiceAccount", "name": account.name, "uid": account_uid}
     return Manifest(
         target=Target("Secret", account.namespace, binding_name(account, generation)),
         component="token",
         account=account,
         tenant=tenant,
-        content={"type": SECRET_TYPE},
-        annotations={ANNOTATION_GENERATION: str(generation), ANNOTATION_ACCOUNT_UID: account_uid},
+        content={"type": LEGACY_TYPE if static else SECRET_TYPE},
+        annotations={
+            ANNOTATION_GENERATION: str(generation),
+            ANNOTATION_ACCOUNT_UID: account_uid,
+            ANNOTATION_MODE: mode,
+            **static,
+        },
         owner_references=[owner],
     )
 
@@ -218,18 +257,65 @@ def token_secret(account: Account, tenant: str, token: Token, text: str) -> Mani
     )
 
 
-def kubeconfig_secret(account: Account, tenant: str, target: Target, *, config: bytes, generation: int) -> Manifest:
-    """Return the Secret that holds the kubeconfig, under the addon's key and under Flux's default one."""
+def kubeconfig_secret(
+    account: Account,
+    tenant: str,
+    target: Target,
+    *,
+    config: bytes,
+    generation: int,
+    keys: tuple[str, ...] = ("kubeconfig", "value"),
+) -> Manifest:
+    """Return the Secret that holds the kubeconfig, by default under the addon's key and under Flux's own."""
     data = encoded(config)
     return Manifest(
         target=target,
         component="kubeconfig",
         account=account,
         tenant=tenant,
-        content={"type": SECRET_TYPE, "data": {"kubeconfig": data, "value": data}},
+        content={"type": SECRET_TYPE, "data": dict.fromkeys(keys, data)},
         labels={LABEL_FLUX_WATCH: "Enabled"},
         annotations={ANNOTATION_GENERATION: str(generation)},
     )
+
+
+def flux_config_map(
+    account: Account, tenant: str, target: Target, *, server: str, trust: bytes, audiences: Iterable[str]
+) -> Manifest:
+    """Return the ConfigMap for Flux's ``kubeConfig.configMapRef``, with which Flux asks for tokens itself.
+
+    It holds no credential. Flux asks for a token of the account in the namespace of its own object, so it is of use at
+    home alone. ``audiences`` are those of the API server behind the proxy, since Flux would ask for the address.
+    """
+    data = {
+        "provider": "generic",
+        "address": server,
+        "ca.crt": trust.decode(),
+        "audiences": "\n".join(audiences),
+        "serviceAccountName": account.name,
+    }
+    return Manifest(
+        target=target,
+        component="kubeconfig",
+        account=account,
+        tenant=tenant,
+        content={"data": data},
+        labels={LABEL_FLUX_WATCH: "Enabled"},
+    )
+
+
+def token_audiences(text: str) -> tuple[str, ...]:
+    """Return whom a token says it is for, nobody where it does not say; the token is not verified."""
+    try:
+        payload = text.split(".")[1]
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Claims)
+    except (IndexError, ValueError, msgspec.DecodeError):
+        return ()
+    return (claims.aud,) if isinstance(claims.aud, str) else tuple(claims.aud)
+
+
+class _Claims(msgspec.Struct):
+    aud: str | list[str] = []
 
 
 def kubeconfig(*, server: str, ca: bytes, token: str, namespace: str) -> bytes:
@@ -260,6 +346,14 @@ def encoded(data: bytes) -> str:
 def timestamp(moment: datetime) -> str:
     """Return RFC 3339 in UTC, to the second or finer."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def moment(annotations: dict[str, str], name: str) -> datetime | None:
+    """Return the time that an annotation says, None without one."""
+    try:
+        return _moment(annotations[name])
+    except (KeyError, ValueError):
+        return None
 
 
 def _moment(text: str) -> datetime:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import ssl
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from eventcore.consumer import Retry
-from eventcore.errors import NotFoundError
-from eventcore.kube import api_path
-from workers.context import SOON, guarded, until
+from workers.authority import Authority, AuthorityError, Trust
+from workers.context import SOON, asked, guarded, until
 from workers.desired import (
     ANNOTATION_GENERATION,
     ANNOTATION_ROTATE,
@@ -21,18 +15,21 @@ from workers.desired import (
     Token,
     account_ref,
     digest,
+    flux_config_map,
     kubeconfig,
     kubeconfig_secret,
+    token_audiences,
 )
 from workers.entitlement import OutdatedError
+from workers.minting import token_text
 from workers.names import hashed_kubeconfig_name, kubeconfig_name, token_name
 from workers.ownership import Account
-from workers.token import token_text
 
 if TYPE_CHECKING:
     from eventcore.consumer import Reconcile, Result, Run
     from workers.context import Context
     from workers.entitlement import Entitlement
+    from workers.options import Options
 
 PATIENCE: Final = 3
 """Tries after which an Event says what is missing: at first the token is only on its way."""
@@ -44,10 +41,10 @@ class _MissingError(Exception):
 
 def make(context: Context) -> Reconcile:
     """Return the reconciler of one kubeconfig; its key is (namespace, name, target namespace)."""
-    return guarded(context, partial(_reconcile, context))
+    return guarded(context, partial(_reconcile, context, Authority(context.writer, context.settings)))
 
 
-async def _reconcile(context: Context, run: Run) -> Result:
+async def _reconcile(context: Context, authority: Authority, run: Run) -> Result:
     account, target = Account.of_key(run.key), run.key.parts[2]
     entitlement = context.judge.look(account)
     belongs = entitlement is not None and target in context.relations.targets(account, set(entitlement.tenants))
@@ -56,39 +53,109 @@ async def _reconcile(context: Context, run: Run) -> Result:
         return until(entitlement.until if entitlement else None)
     if (namespace := context.relations.namespaces.get(target)) is None or namespace.terminating:
         return until(entitlement.until)  # nothing can be made there, and its end brings us back
-    topic = f"kubeconfig {account}"
+    wished, at_home = asked(context, entitlement), target == account.namespace
+    if wished.config_map == "instead" and not at_home:
+        await _remove(context, run, account, target, entitlement, chosen=True)
+        return until(entitlement.until)
     try:
-        ca = await _ca(context)
+        trust = await authority.trust(run)
         text, generation = await _token(context, entitlement)
-    except _MissingError as error:
+        if wished.config_map != "instead":
+            result = await _write(context, run, entitlement, target, trust, text, generation)
+            if isinstance(result, Retry):
+                return result
+        if at_home:
+            await _write_config_map(context, run, entitlement, wished, trust, text)
+    except (_MissingError, AuthorityError) as error:
         if run.request.attempt >= PATIENCE:
-            await context.writer.tell(
-                run, topic, account_ref(account, entitlement.uid), reason="KubeconfigWaits", message=str(error)
-            )
+            await _tell(context, run, entitlement, str(error))
         return Retry(str(error))
-    context.writer.settle(topic)
-    return await _write(context, run, entitlement, target, ca, text, generation)
+    await _tell(context, run, entitlement, trust.problem)
+    if wished.config_map == "instead":
+        await _remove(context, run, account, target, entitlement, chosen=True)
+    return until(entitlement.until, trust.ends)
+
+
+async def _tell(context: Context, run: Run, entitlement: Entitlement, message: str) -> None:
+    """Say on the account what its kubeconfigs wait for; nothing is said with ""."""
+    account = entitlement.account
+    topic = f"kubeconfig {account}"
+    if not message:
+        context.writer.settle(topic)
+        return
+    regarding = account_ref(account, entitlement.uid)
+    await context.writer.tell(run, topic, regarding, reason="KubeconfigWaits", message=message)
+
+
+async def _write_config_map(
+    context: Context, run: Run, entitlement: Entitlement, wished: Options, trust: Trust, text: str
+) -> None:
+    """Write the account's ConfigMap at home if it asks for one, and remove the one that it does not ask for."""
+    if not wished.config_map:
+        await _remove_config_maps(context, run, entitlement.account)
+        return
+    audiences = context.settings.audiences() or token_audiences(text)
+    if not audiences:
+        raise _MissingError(
+            "a static token does not say whom the API server takes tokens for: set TETHER_TOKEN_AUDIENCES to its "
+            "audience, or use bound tokens"
+        )
+    manifest = flux_config_map(
+        entitlement.account,
+        entitlement.tenant,
+        _config_map(context, entitlement.account),
+        server=wished.proxy_url,
+        trust=trust.bundle,
+        audiences=audiences,
+    )
+    permit = partial(context.judge.confirm, entitlement)
+    await context.writer.ensure(run, manifest, permit, action="distributed")
+    await _remove_config_maps(context, run, entitlement.account, keep=manifest.target)
+
+
+def _config_map(context: Context, account: Account) -> Target:
+    return Target("ConfigMap", account.namespace, kubeconfig_name(account, context.settings.kubeconfig_suffix))
+
+
+async def _remove_config_maps(context: Context, run: Run, account: Account, *, keep: Target | None = None) -> None:
+    """Remove the account's ConfigMaps at home, where Tether may touch ConfigMaps at all."""
+    if not context.settings.kubeconfig_configmaps:
+        return
+    found = {
+        Target("ConfigMap", one.key.namespace, one.key.name)
+        for one in context.relations.objects_of(account, "kubeconfig")
+        if one.key.kind == "ConfigMap"
+    }
+    for target in sorted((found | {_config_map(context, account)}) - {keep}):
+        await context.writer.remove(run, target, account, action="removed")
 
 
 async def _write(
-    context: Context, run: Run, entitlement: Entitlement, namespace: str, ca: bytes, text: str, generation: int
-) -> Result:
+    context: Context, run: Run, entitlement: Entitlement, namespace: str, trust: Trust, text: str, generation: int
+) -> Retry | None:
+    """Write the Secret; return a Retry where its place is not free yet."""
     account = entitlement.account
     tenant = context.relations.tenant_of(namespace)
-    config = kubeconfig(server=context.settings.proxy_url, ca=ca, token=text, namespace=namespace)
-    names = [kubeconfig_name(account), hashed_kubeconfig_name(account)]
+    server = asked(context, entitlement, tenant).proxy_url
+    config = kubeconfig(server=server, ca=trust.bundle, token=text, namespace=namespace)
+    names = _names(context, account)
     if _has(context, account, Target("Secret", namespace, names[1])):
         names.reverse()  # whoever had to take the second name keeps it
     for name in names:
         secret = Target("Secret", namespace, name)
         manifest = kubeconfig_secret(
-            account, tenant or entitlement.tenant, secret, config=config, generation=generation
+            account,
+            tenant or entitlement.tenant,
+            secret,
+            config=config,
+            generation=generation,
+            keys=context.settings.kubeconfig_data_keys(),
         )
         permit = partial(_permit, context, entitlement, namespace, tenant)
         written = await context.writer.ensure(run, manifest, permit, action="distributed")
         if written != "other":
             await _remove_but(context, run, account, namespace, keep=name)
-            return until(entitlement.until)
+            return None
         if not _rightly_held(context, secret):
             return Retry(f"{secret} is still there for an account that has no place there", after=SOON)
     return Retry(f"both names of the kubeconfig in {namespace} belong to other accounts")
@@ -101,9 +168,15 @@ async def _permit(context: Context, entitlement: Entitlement, namespace: str, te
         await context.judge.confirm_namespace(namespace, tenant)
 
 
+def _names(context: Context, account: Account) -> list[str]:
+    """Return both names that an account's kubeconfig Secret may have, the plain one first."""
+    suffix = context.settings.kubeconfig_suffix
+    return [kubeconfig_name(account, suffix), hashed_kubeconfig_name(account, suffix)]
+
+
 def _has(context: Context, account: Account, target: Target) -> bool:
     return any(
-        (one.key.namespace, one.key.name) == (target.namespace, target.name)
+        (one.key.kind, one.key.namespace, one.key.name) == (target.kind, target.namespace, target.name)
         for one in context.relations.objects_of(account, "kubeconfig")
     )
 
@@ -120,26 +193,39 @@ def _rightly_held(context: Context, target: Target) -> bool:
 
 async def _remove_but(context: Context, run: Run, account: Account, namespace: str, *, keep: str) -> None:
     for one in context.relations.objects_of(account, "kubeconfig"):
-        if one.key.namespace == namespace and one.key.name != keep:
+        if one.key.kind == "Secret" and one.key.namespace == namespace and one.key.name != keep:
             target = Target("Secret", namespace, one.key.name)
             await context.writer.remove(run, target, account, action="removed")
 
 
 async def _remove(
-    context: Context, run: Run, account: Account, namespace: str, entitlement: Entitlement | None
+    context: Context,
+    run: Run,
+    account: Account,
+    namespace: str,
+    entitlement: Entitlement | None,
+    *,
+    chosen: bool = False,
 ) -> None:
-    """Remove the account's copies from a namespace.
+    """Remove the account's copies from a namespace; ``chosen``: they belong there, but the account wants none.
 
     A copy in a namespace that is still there shows that its people may have read the token, so first the token is
     marked to be rotated: the mark stands when the copy goes, whatever happens to this worker in between.
     """
-    names = {kubeconfig_name(account), hashed_kubeconfig_name(account)}
-    names |= {o.key.name for o in context.relations.objects_of(account, "kubeconfig") if o.key.namespace == namespace}
+    names = set(_names(context, account))
+    names |= {
+        one.key.name
+        for one in context.relations.objects_of(account, "kubeconfig")
+        if (one.key.kind, one.key.namespace) == ("Secret", namespace)
+    }
     targets = [Target("Secret", namespace, name) for name in sorted(names)]
-    tenants = await context.writer.tenants(targets, account)
+    maps = [_config_map(context, account)] if context.settings.kubeconfig_configmaps else []
+    tenants = await context.writer.tenants([*targets, *maps], account)
     if entitlement is None:
         await context.judge.confirm_lost(account, tenants)
-    elif context.relations.is_distributed(account):
+        if namespace == account.namespace:
+            await _remove_config_maps(context, run, account)
+    elif not chosen and context.relations.is_distributed(account, namespace):
         await context.judge.confirm_left(account, namespace, {*entitlement.tenants, *tenants})
     for target in targets:
         existing = await context.writer.read(target)
@@ -183,30 +269,3 @@ async def _token(context: Context, entitlement: Entitlement) -> tuple[str, int]:
     if token is None or text is None or digest(text) != token.digest or token.account_uid != entitlement.uid:
         raise OutdatedError(f"the token of {account} is being replaced")
     return text, token.generation
-
-
-async def _ca(context: Context) -> bytes:
-    """Return the proxy's CA, PEM."""
-    settings = context.settings
-    name = f"{settings.proxy_ca_namespace}/{settings.proxy_ca_secret}"
-    path = api_path("", "v1", "secrets", namespace=settings.proxy_ca_namespace, name=settings.proxy_ca_secret)
-    try:
-        secret = msgspec.json.decode(await context.client.get(path), type=dict[str, Any])
-    except NotFoundError:
-        raise _MissingError(
-            f"Secret {name} with the proxy's CA does not exist: create it, or set TETHER_PROXY_CA_NAMESPACE and "
-            "TETHER_PROXY_CA_SECRET"
-        ) from None
-    data = secret.get("data") or {}
-    key = next((key for key in settings.ca_keys() if data.get(key)), None)
-    if key is None:
-        raise _MissingError(
-            f"Secret {name} has none of the keys {', '.join(settings.ca_keys())}: add the proxy's CA, or set "
-            "TETHER_PROXY_CA_KEYS"
-        )
-    try:
-        pem = base64.b64decode(data[key], validate=True)
-        ssl.create_default_context(cadata=pem.decode())
-    except (binascii.Error, UnicodeDecodeError, ssl.SSLError, ValueError):
-        raise _MissingError(f"key {key} of Secret {name} is not a PEM certificate: put the proxy's CA there") from None
-    return pem

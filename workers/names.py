@@ -48,6 +48,14 @@ def settled_cluster_role_name(account: Account, exists: Callable[[Account], bool
     return with_hash(plain, account) if taken else plain
 
 
+def lockdown_name(account: Account) -> str:
+    """Return the name of the RoleBinding that an account's opt-in brings to each namespace of its tenant.
+
+    No name in it holds a colon, so it is the account's alone.
+    """
+    return fit(f"tether:lockdown:{account.namespace}:{account.name}", account)
+
+
 def token_name(account: Account) -> str:
     """Return the name of the Secret that holds the current token."""
     return fit(f"{account.name}-token", account)
@@ -58,14 +66,14 @@ def binding_name(account: Account, generation: int) -> str:
     return fit(f"{account.name}-token-{generation}", account)
 
 
-def kubeconfig_name(account: Account) -> str:
+def kubeconfig_name(account: Account, suffix: str = "kubeconfig") -> str:
     """Return the plain name of the kubeconfig Secret, the same for same-named accounts of different homes."""
-    return fit(f"{account.name}-kubeconfig", account)
+    return fit(f"{account.name}-{suffix}", account)
 
 
-def hashed_kubeconfig_name(account: Account) -> str:
+def hashed_kubeconfig_name(account: Account, suffix: str = "kubeconfig") -> str:
     """Return the name of the kubeconfig Secret where the plain one belongs to another account."""
-    return with_hash(f"{account.name}-kubeconfig", account)
+    return with_hash(f"{account.name}-{suffix}", account)
 
 
 def fit(name: str, account: Account) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from eventcore.keys import Key, key
-from eventcore.objects import ANNOTATION_ENABLED, ANNOTATION_GLOBAL, CAPSULE_GROUP, LABEL_TENANT
+from eventcore.objects import ANNOTATION_ENABLED, ANNOTATION_GLOBAL, ANNOTATION_NAMESPACES, CAPSULE_GROUP, LABEL_TENANT
+from eventcore.selectors import parse_selector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -100,6 +101,14 @@ def is_global(service_account: ServiceAccount) -> bool:
     return service_account.metadata.annotations.get(ANNOTATION_GLOBAL) != "false"
 
 
+def chosen_namespaces(service_account: ServiceAccount) -> LabelSelector | None:
+    """Return which of its tenants' namespaces an account wants its kubeconfig in, None for a malformed selector."""
+    try:
+        return parse_selector(service_account.metadata.annotations.get(ANNOTATION_NAMESPACES, ""))
+    except ValueError:
+        return None
+
+
 def is_live(tenant: Tenant) -> bool:
     """Tell whether a Tenant may own anything: one that is being deleted may not."""
     return tenant.metadata.deletion_timestamp is None
@@ -129,10 +138,11 @@ def _requirement_holds(requirement: LabelSelectorRequirement, labels: Mapping[st
 
 def owner_set(owners: Iterable[TenantSpecOwner]) -> frozenset[Owner]:
     """Return the well-formed owners of a list of a Tenant."""
-    return frozenset(Owner(owner.kind, owner.name) for owner in owners if _well_formed(owner.kind, owner.name))
+    return frozenset(Owner(owner.kind, owner.name) for owner in owners if well_formed(owner.kind, owner.name))
 
 
-def _well_formed(kind: str, name: str) -> bool:
+def well_formed(kind: str, name: str) -> bool:
+    """Tell whether this names somebody: a kind that is known, and of a ServiceAccount its whole user name."""
     if kind == "ServiceAccount":
         return Account.of_username(name) is not None
     return kind in {"User", "Group"} and bool(name)
@@ -144,7 +154,7 @@ def matched_owners(tenant: Tenant, tenant_owners: Iterable[TenantOwner]) -> froz
         Owner(owner.spec.kind, owner.spec.name)
         for owner in tenant_owners
         if owner.metadata.deletion_timestamp is None
-        and _well_formed(owner.spec.kind, owner.spec.name)
+        and well_formed(owner.spec.kind, owner.spec.name)
         and (
             owner.metadata.labels.get(LABEL_OWNER_OF) == tenant.metadata.name
             or any(selector_matches(s, owner.metadata.labels) for s in tenant.spec.permissions.match_owners)

@@ -1,14 +1,18 @@
-"""The rights of an account: its RoleBinding at home, and the right to impersonate itself, as Flux asks it to."""
+"""The rights of an account: its RoleBinding at home, and the right to impersonate itself, as Flux asks it to.
+
+What it brings to the namespaces of its tenant, on request, is in ``lockdown``.
+"""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from eventcore.consumer import Retry
+from workers import lockdown
 from workers.context import guarded, until
 from workers.desired import Target, home_role_binding, impersonator
-from workers.names import cluster_role_name, role_binding_name, settled_cluster_role_name, with_hash
+from workers.names import cluster_role_name, lockdown_name, role_binding_name, settled_cluster_role_name, with_hash
 from workers.ownership import Account
 
 if TYPE_CHECKING:
@@ -20,12 +24,18 @@ if TYPE_CHECKING:
     from workers.entitlement import Entitlement
 
 
+TARGETED: Final = 3
+"""Parts of a key that names a target namespace too."""
+
+
 def make(context: Context) -> Reconcile:
-    """Return the reconciler of one account's rights; its key is (namespace, name)."""
+    """Return the reconciler of one account's rights; its key is (namespace, name), or those and a target namespace."""
     return guarded(context, partial(_reconcile, context))
 
 
 async def _reconcile(context: Context, run: Run) -> Result:
+    if len(run.key.parts) == TARGETED:
+        return await lockdown.reconcile(context, run)
     account = Account.of_key(run.key)
     entitlement = context.judge.look(account)
     if entitlement is None:
@@ -43,24 +53,29 @@ async def _reconcile(context: Context, run: Run) -> Result:
 
 def _wanted(context: Context, entitlement: Entitlement) -> list[Manifest]:
     account, tenant = entitlement.account, entitlement.tenant
-    name = settled_cluster_role_name(account, context.relations.is_interesting)
-    return [
-        home_role_binding(account, tenant, context.settings.home_cluster_role),
-        *impersonator(account, tenant, name),
-    ]
+    wanted = [home_role_binding(account, tenant, context.settings.home_cluster_role)]
+    if context.settings.impersonator_roles:
+        name = settled_cluster_role_name(account, context.relations.is_interesting)
+        wanted += impersonator(account, tenant, name)
+    return wanted
 
 
 async def _remove(context: Context, run: Run, account: Account, *, keep: Iterable[Target]) -> None:
     """Remove what the account should not have. Bindings go first: with them go the rights.
 
     By label as OBJECTS shows it; when nothing is to be kept also by name, since whoever has the rights can take the
-    label off.
+    label off. Where no impersonator roles are made, there may be no right to look for them.
     """
     kept = set(keep)
-    found = {Target(o.key.kind, o.key.namespace, o.key.name) for o in context.relations.objects_of(account, "rbac")}
+    found = {
+        Target(o.key.kind, o.key.namespace, o.key.name)
+        for o in context.relations.objects_of(account, "rbac")
+        if o.key.name != lockdown_name(account)
+    }
     if not kept:
-        plain = cluster_role_name(account)
         found.add(Target("RoleBinding", account.namespace, role_binding_name(account)))
+    if not kept and context.settings.impersonator_roles:
+        plain = cluster_role_name(account)
         for name in (plain, with_hash(plain, account)):
             found |= {Target("ClusterRole", "", name), Target("ClusterRoleBinding", "", name)}
     if not kept:

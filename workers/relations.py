@@ -19,15 +19,19 @@ from eventcore.objects import (
     CapsuleConfiguration,
     Meta,
     Namespace,
+    ProxySetting,
     ServiceAccount,
     Tenant,
     TenantOwner,
 )
+from eventcore.selectors import parse_selector
+from workers.names import lockdown_name
 from workers.ownership import (
     GROUP_ALL_ACCOUNTS,
     GROUP_AUTHENTICATED,
     Account,
     Owner,
+    chosen_namespaces,
     identities,
     is_enabled,
     is_global,
@@ -38,7 +42,9 @@ from workers.ownership import (
     namespace_tenant,
     owner_set,
     promotion_allowed,
+    selector_matches,
     status_is_current,
+    well_formed,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +54,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-OWN_KINDS: Final = frozenset({"Secret", "RoleBinding", "ClusterRole", "ClusterRoleBinding"})
+OWN_KINDS: Final = frozenset({"Secret", "ConfigMap", "RoleBinding", "ClusterRole", "ClusterRoleBinding"})
 
 
 class OwnerState(msgspec.Struct, frozen=True):
@@ -77,13 +83,18 @@ class OwnObject(msgspec.Struct, frozen=True):
 class Relations:
     """Everything that is known, indexed. Reading returns shared sets: copy before a change."""
 
-    def __init__(self, configuration: str = "default") -> None:
+    def __init__(self, configuration: str = "default", flux_account: str = "", selector: str = "") -> None:
         self._configuration = configuration
+        self._flux_account = flux_account
+        self._selector = parse_selector(selector)
         self.accounts: dict[Account, ServiceAccount] = {}
         self.tenants: dict[str, Tenant] = {}
         self.tenant_owners: dict[str, TenantOwner] = {}
         self.namespaces: dict[str, Namespace] = {}
         self.configuration: CapsuleConfiguration | None = None
+        self.proxy_settings: dict[ObjectKey, ProxySetting] = {}
+        self._settings_of: defaultdict[Owner, set[ObjectKey]] = defaultdict(set)
+        self._settings_in: defaultdict[str, set[ObjectKey]] = defaultdict(set)
         self._owners: dict[str, OwnerState] = {}
         self._removed: dict[str, frozenset[Owner]] = {}  # from the spec, while the status still names them
         self._tenants_of: defaultdict[Owner, set[str]] = defaultdict(set)
@@ -95,6 +106,7 @@ class Relations:
         self._objects: defaultdict[Account, dict[ObjectKey, OwnObject]] = defaultdict(dict)
         self._homes_with_objects: defaultdict[str, set[Account]] = defaultdict(set)
         self._copies_in: defaultdict[str, set[Account]] = defaultdict(set)
+        self._lockdown_in: defaultdict[str, set[Account]] = defaultdict(set)
 
     # What is asked.
 
@@ -170,6 +182,16 @@ class Relations:
         found = self._objects.get(account, {}).values()
         return [one for one in found if not component or one.component == component]
 
+    def settings_of(self, subject: Owner) -> list[tuple[str, ProxySetting]]:
+        """Return (tenant, setting) of every ProxySetting that names a subject and stands in a tenant's namespace."""
+        found = [(self.tenant_of(key.namespace), key) for key in sorted(self._settings_of.get(subject, ()))]
+        return [(tenant, self.proxy_settings[key]) for tenant, key in found if tenant]
+
+    def subjects_in(self, namespace: str) -> set[Owner]:
+        """Return the subjects that the ProxySettings in a namespace name."""
+        found = (self.proxy_settings[key] for key in self._settings_in.get(namespace, ()))
+        return {subject for setting in found for subject in setting_subjects(setting)}
+
     def promoted_in(self, namespace: str) -> set[Account]:
         """Return the accounts of a namespace that carry the promotion label."""
         return self._promoted.get(namespace, set())
@@ -183,13 +205,36 @@ class Relations:
         service_account = self.accounts.get(account)
         if service_account is None or not is_enabled(service_account) or not tenants:
             return set()
-        homes = {account.namespace}
-        return homes.union(*(self.namespaces_of(t) for t in tenants)) if is_global(service_account) else homes
+        found = set().union(*(self.namespaces_of(tenant) for tenant in tenants))
+        return {name for name in found if self.is_distributed(account, name)} | {account.namespace}
 
-    def is_distributed(self, account: Account) -> bool:
-        """Tell whether the kubeconfig of an account goes to the tenant's namespaces too."""
+    def lockdown_targets(self, account: Account, tenants: set[str]) -> set[str]:
+        """Return the namespaces where Flux's default account is to be bound for an account that owns these tenants."""
+        if not self._flux_account:
+            return set()
+        return {name for name in self.targets(account, tenants) if self.tenant_of(name) in tenants}
+
+    def lockdown_in(self, namespace: str) -> set[Account]:
+        """Return the accounts for which Flux's default account is bound in a namespace."""
+        return self._lockdown_in.get(namespace, set())
+
+    def is_distributed(self, account: Account, namespace: str) -> bool:
+        """Tell whether the kubeconfig of an account goes to a namespace, if that is one of its tenants'.
+
+        Of a namespace that is not known the labels are not known either, and nothing shows that it was not chosen.
+        """
         service_account = self.accounts.get(account)
-        return service_account is not None and is_global(service_account)
+        if service_account is None or not is_global(service_account):
+            return False
+        chosen = chosen_namespaces(service_account)
+        found = self.namespaces.get(namespace)
+        return chosen is not None and (
+            found is None
+            or (
+                selector_matches(self._selector, found.metadata.labels)
+                and selector_matches(chosen, found.metadata.labels)
+            )
+        )
 
     # What changes.
 
@@ -209,14 +254,23 @@ class Relations:
                 self._tenant(key.name, cast("Tenant | None", old), cast("Tenant | None", new), record.time)
             case "TenantOwner":
                 _put(self.tenant_owners, key.name, cast("TenantOwner | None", new))
-                for name, tenant in self.tenants.items():
-                    self._index_owners(name, tenant)
+                self._index_all_owners()
             case "CapsuleConfiguration" if key.name == self._configuration:
                 self.configuration = cast("CapsuleConfiguration | None", new)
-                for name, tenant in self.tenants.items():
-                    self._index_owners(name, tenant)
+                self._index_all_owners()
+            case "ProxySetting":
+                self._proxy_setting(key, cast("ProxySetting | None", new))
             case kind if kind in OWN_KINDS:
                 self._own(key, old.metadata if old else None, new.metadata if new else None)
+
+    def _proxy_setting(self, key: ObjectKey, new: ProxySetting | None) -> None:
+        old = self.proxy_settings.get(key)
+        for subject in setting_subjects(old):
+            _member(self._settings_of, subject, key, present=False)
+        for subject in setting_subjects(new):
+            _member(self._settings_of, subject, key, present=True)
+        _member(self._settings_in, key.namespace, key, present=new is not None)
+        _put(self.proxy_settings, key, new)
 
     def _account(self, account: Account, new: ServiceAccount | None) -> None:
         _put(self.accounts, account, new)
@@ -260,6 +314,10 @@ class Relations:
         for namespace in set(self.claimed(name)):
             self._prove(namespace)
         self._index_owners(name, new, time)
+
+    def _index_all_owners(self) -> None:
+        for name, tenant in self.tenants.items():
+            self._index_owners(name, tenant)
 
     def _index_owners_of(self, name: str) -> None:
         if name:
@@ -306,6 +364,8 @@ class Relations:
         _member(self._homes_with_objects, account.namespace, account, present=bool(found))
         here = any(one.component == "kubeconfig" and k.namespace == key.namespace for k, one in found.items())
         _member(self._copies_in, key.namespace, account, present=here)
+        bound = any(is_lockdown(k, account) and k.namespace == key.namespace for k in found)
+        _member(self._lockdown_in, key.namespace, account, present=bound)
 
 
 def live(record: ObjectRecord | None) -> KubeObject | None:
@@ -313,9 +373,25 @@ def live(record: ObjectRecord | None) -> KubeObject | None:
     return None if record is None or record.deleted else record.obj
 
 
+def setting_subjects(setting: ProxySetting | None) -> frozenset[Owner]:
+    """Return the well-formed subjects of a ProxySetting that is not being deleted."""
+    if setting is None or setting.metadata.deletion_timestamp is not None:
+        return frozenset()
+    return frozenset(
+        Owner(subject.kind, subject.name)
+        for subject in setting.spec.subjects
+        if well_formed(subject.kind, subject.name)
+    )
+
+
 def own_account(metadata: Meta | None) -> Account | None:
     """Return the account that an object of ours was made for."""
     return Account.of_text(metadata.annotations.get(ANNOTATION_ACCOUNT, "")) if metadata else None
+
+
+def is_lockdown(key: ObjectKey, account: Account) -> bool:
+    """Tell whether an object of ours is the RoleBinding of Flux's default account."""
+    return key.kind == "RoleBinding" and key.name == lockdown_name(account)
 
 
 def stale_until(state: OwnerState, now: datetime, grace: float) -> datetime | None:

@@ -31,14 +31,16 @@ async def replay(
     *,
     workers: Collection[WorkerName] = WORKERS,
     configuration: str = "default",
+    flux_account: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Ask for every key of these workers once more; return how many that were.
 
-    ``configuration`` names the CapsuleConfiguration in use. ``progress`` is called with the requests made so far and
-    all of them. Waits as long as nobody works; BusError when NATS is away.
+    ``configuration`` names the CapsuleConfiguration in use, ``flux_account`` Flux's default account, if it is bound.
+    ``progress`` is called with the requests made so far and all of them. Waits as long as nobody works; BusError when
+    NATS is away.
     """
-    relations = Relations(configuration)
+    relations = Relations(configuration, flux_account)
     objects, access = Reader.objects(bus), Reader.access(bus)
     objects.listen(relations.apply)
     stopping = asyncio.Event()

@@ -60,7 +60,11 @@ class Router:
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self.relations = Relations(settings.capsule_configuration_name)
+        self.relations = Relations(
+            settings.capsule_configuration_name,
+            settings.flux_service_account,
+            settings.kubeconfig_namespace_selector,
+        )
         self.started = asyncio.Event()
         self._bus = bus
         self._objects = objects

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from eventcore.keys import Key, WorkerName, key
-from eventcore.objects import LABEL_COMPONENT, Tenant, TenantOwner
+from eventcore.keys import Key, ObjectKey, WorkerName, key
+from eventcore.objects import ANNOTATION_PROXY_URL, LABEL_COMPONENT, Tenant, TenantOwner
 from workers.choices import operations
 from workers.desired import ANNOTATION_DIGEST
 from workers.names import same_cluster_role
 from workers.ownership import LABEL_PROMOTE, Account, Owner, is_live, namespace_claims
-from workers.relations import OWN_KINDS, Relations, live, own_account
+from workers.relations import OWN_KINDS, Relations, is_lockdown, live, own_account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from eventcore.keys import ObjectKey
     from eventcore.objects import KubeObject
     from eventcore.views import Change, ObjectRecord
 
@@ -47,8 +46,10 @@ def route(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
             routes |= _subjects(Owner(o.spec.kind, o.spec.name) for o in (old, new) if isinstance(o, TenantOwner))
         case "CapsuleConfiguration":
             routes = _owners_change(change, relations, list(relations.tenants)) | {("access", CONFIG_KEY)}
-        case "CASecret":
+        case "CASecret" | "CAConfigMap":
             routes = set().union(*(kubeconfig_routes(account, relations) for account in relations.interesting()))
+        case "ProxySetting":
+            routes = _both(change, relations, lambda: _subjects(relations.subjects_in(target.namespace)))
         case kind if kind in OWN_KINDS:
             routes = _both(change, relations, lambda: _own_routes((old, new), relations))
     return routes
@@ -62,13 +63,15 @@ def all_routes(relations: Relations) -> set[Route]:
     for name in relations.tenants:
         routes.add(tenant_route(name))
         routes |= _subjects(relations.owners(name).all)
+    for target in relations.proxy_settings:
+        routes |= _subjects(relations.subjects_in(target.namespace))
     return routes
 
 
 def account_routes(account: Account, relations: Relations) -> set[Route]:
     """Return every key of an account."""
     routes: set[Route] = {("rbac", account.key()), ("token", account.key()), ("access", account_grant_key(account))}
-    return routes | kubeconfig_routes(account, relations)
+    return routes | kubeconfig_routes(account, relations) | lockdown_routes(account, relations)
 
 
 def kubeconfig_routes(account: Account, relations: Relations) -> set[Route]:
@@ -78,8 +81,15 @@ def kubeconfig_routes(account: Account, relations: Relations) -> set[Route]:
     return {("kubeconfig", kubeconfig_key(account, target)) for target in targets}
 
 
+def lockdown_routes(account: Account, relations: Relations) -> set[Route]:
+    """Return a key for each namespace where Flux's default account is, or should be, bound for an account."""
+    targets = relations.lockdown_targets(account, relations.tenants_of_account(account))
+    targets |= {one.key.namespace for one in relations.objects_of(account, "rbac") if is_lockdown(one.key, account)}
+    return {("rbac", kubeconfig_key(account, target)) for target in targets}
+
+
 def kubeconfig_key(account: Account, target: str) -> Key:
-    """Return the key of an account's kubeconfig in one namespace."""
+    """Return the key of what an account has in one namespace."""
     return key(account.namespace, account.name, target)
 
 
@@ -125,12 +135,17 @@ def _account_routes(
 def _namespace_routes(name: str, relations: Relations) -> set[Route]:
     """Return what depends on whose a namespace is, and on whether it is there."""
     routes: set[Route] = set()
+    routes |= _subjects(relations.subjects_in(name))
     namespace = relations.namespaces.get(name)
     claims = set(namespace_claims(namespace)) if namespace else set()
     for tenant in claims | {relations.tenant_of(name)} - {""}:
         routes.add(tenant_route(tenant))
-        routes |= {("kubeconfig", kubeconfig_key(a, name)) for a in relations.accounts_of_tenant(tenant)}
+        for account in relations.accounts_of_tenant(tenant):
+            routes.add(("kubeconfig", kubeconfig_key(account, name)))
+            if name in relations.lockdown_targets(account, {tenant}):
+                routes.add(("rbac", kubeconfig_key(account, name)))
     routes |= {("kubeconfig", kubeconfig_key(account, name)) for account in relations.copies_in(name)}
+    routes |= {("rbac", kubeconfig_key(account, name)) for account in relations.lockdown_in(name)}
     for account in relations.interesting_in(name):
         routes |= {("rbac", account.key()), ("token", account.key()), ("kubeconfig", kubeconfig_key(account, name))}
     for account in relations.promoted_in(name):
@@ -155,6 +170,8 @@ def _tenant_change(
         routes = _owners_change(change, relations, [name])
         if old.spec != new.spec:
             routes.add(tenant_route(name))
+        if _server(old) != _server(new):
+            routes = routes.union(*(kubeconfig_routes(a, relations) for a in relations.accounts_of_tenant(name)))
         # What an owner may do stands in its entry; an owner that stays may have got another one.
         return routes | _subjects(
             owner for owner in relations.owners(name).all if operations(old, owner) != operations(new, owner)
@@ -162,8 +179,14 @@ def _tenant_change(
     return _both(change, relations, lambda: _whole_tenant(name, relations))
 
 
+def _server(tenant: Tenant) -> str:
+    return tenant.metadata.annotations.get(ANNOTATION_PROXY_URL, "")
+
+
 def _whole_tenant(name: str, relations: Relations) -> set[Route]:
     routes = {tenant_route(name), *_subjects(relations.owners(name).all)}
+    for namespace in relations.claimed(name):
+        routes |= _subjects(relations.subjects_in(namespace))
     for account in relations.accounts_of_tenant(name):
         routes |= account_routes(account, relations)
     return routes
@@ -195,7 +218,9 @@ def _own_routes(states: tuple[KubeObject | None, KubeObject | None], relations: 
             continue
         match metadata.labels.get(LABEL_COMPONENT):
             case "rbac":
-                routes.add(("rbac", account.key()))
+                place = ObjectKey("RoleBinding", metadata.namespace, metadata.name)
+                bound = bool(place.namespace) and is_lockdown(place, account)
+                routes.add(("rbac", kubeconfig_key(account, metadata.namespace) if bound else account.key()))
             case "token":
                 routes |= {("token", account.key()), ("access", account_grant_key(account))}
                 if _token_generation(states[0]) != _token_generation(states[1]):

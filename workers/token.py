@@ -1,35 +1,36 @@
 """The token of an account: minted, rotated before it expires, revoked at once.
 
-Each generation is bound to an empty Secret of its own; deleting that Secret revokes the generation. The current token
-lies in ``<account>-token``. Times are the API server's: a worker whose clock is wrong must neither let a token expire
-nor mint in a loop.
+Each generation has a Secret of its own, and deleting that Secret revokes the generation: an empty one that the token is
+bound to or, for a static token, one of the type that Kubernetes fills. The current token lies in ``<account>-token``
+whatever its mode, so that a change of mode is a rotation like any other: the copies move, then the old one goes. Times
+are the API server's: a worker whose clock is wrong must neither let a token expire nor mint in a loop.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from eventcore.consumer import Done
-from eventcore.errors import AlreadyExistsError, ConflictError, WrongSequenceError
+from eventcore.errors import ConflictError, WrongSequenceError
 from eventcore.events import now
 from eventcore.grants import AccountGrant, decode_grant
-from workers.context import guarded, until
+from workers.context import asked, guarded, until
 from workers.desired import (
     ANNOTATION_ACCOUNT_UID,
     ANNOTATION_DIGEST,
-    ANNOTATION_GENERATION,
+    ANNOTATION_RETIRE,
     ANNOTATION_ROTATE,
     SECRET_TYPE,
     Target,
     Token,
+    account_ref,
     binding_secret,
     digest,
-    token_secret,
+    moment,
 )
+from workers.minting import Mint, generation_of, mint_token, supersede, token_text
 from workers.names import token_name
 from workers.ownership import Account
 from workers.routing import account_grant_key
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from eventcore.settings import Settings
     from workers.context import Context
     from workers.entitlement import Entitlement
+    from workers.options import Options
     from workers.relations import OwnObject
     from workers.writing import Existing
 
@@ -52,6 +54,10 @@ LATEST: Final = 0.95
 """Share of its life at which a token is replaced at the latest."""
 EARLY: Final = 30.0
 """Seconds, at most, that a token may be replaced before its time."""
+HOLD: Final = 12
+"""Overlaps, at most, that a token before stays valid while there is a kubeconfig that still holds it."""
+PENDING: Final = 1.0
+"""Seconds until a look again at what has no event for the account's token."""
 
 
 def make(context: Context) -> Reconcile:
@@ -70,19 +76,44 @@ async def _reconcile(context: Context, run: Run) -> Result:
     if existing is not None and not existing.belongs_to(account):
         await context.writer.refuse(run, target, account, entitlement.tenant, existing)
         return until(entitlement.until)
+    wished = asked(context, entitlement)
+    await _tell_problems(context, run, entitlement, wished)
     token = await _current(context, run, entitlement, existing)
-    generation = existing.annotations.get(ANNOTATION_ROTATE) if existing else None
+    if (mint := _wanted(token, existing, wished, context.settings)) is not None:
+        token = await mint_token(context, run, entitlement, existing, mint)
+        if token is None:
+            # Kubernetes fills the Secret, and that is an event; the time is for when it is slow.
+            return until(_soon(), entitlement.until)
+        await supersede(context, run, account, existing, token)
     if token is None:
-        token = await _mint(
-            context, run, entitlement, existing, action="minted", overlap=context.settings.token_overlap
-        )
-    elif generation == str(token.generation):
-        token = await _mint(context, run, entitlement, existing, action="rotated", overlap=FORCED_OVERLAP)
-    elif _is_due(token, context.settings):
-        overlap = context.settings.token_overlap
-        token = await _mint(context, run, entitlement, existing, action="rotated", overlap=overlap)
-    later = await _retire(context, run, account, token)
-    return until(rotation(token, context.settings), later, entitlement.until)
+        raise ConflictError(f"the token of {account} is being replaced")
+    later = await _retire(context, run, entitlement, token)
+    end = rotation(token, context.settings) if token.mode == "bound" else None
+    return until(end, later, entitlement.until)
+
+
+def _wanted(token: Token | None, existing: Existing | None, wished: Options, settings: Settings) -> Mint | None:
+    """Return the token to make now, None when the current one is good."""
+    if token is None:
+        return Mint(wished.token_mode, "minted", settings.token_overlap)
+    if existing is not None and existing.annotations.get(ANNOTATION_ROTATE) == str(token.generation):
+        return Mint(wished.token_mode, "rotated", FORCED_OVERLAP)
+    if token.mode != wished.token_mode or (token.mode == "bound" and _is_due(token, settings)):
+        return Mint(wished.token_mode, "rotated", settings.token_overlap)
+    return None
+
+
+async def _tell_problems(context: Context, run: Run, entitlement: Entitlement, wished: Options) -> None:
+    topic = f"options {entitlement.account}"
+    if not wished.problems:
+        context.writer.settle(topic)
+        return
+    regarding = account_ref(entitlement.account, entitlement.uid)
+    await context.writer.tell(run, topic, regarding, reason="AnnotationIgnored", message="; ".join(wished.problems))
+
+
+def _soon() -> datetime:
+    return now() + timedelta(seconds=PENDING)
 
 
 def rotation(token: Token, settings: Settings) -> datetime:
@@ -115,93 +146,26 @@ async def _current(context: Context, run: Run, entitlement: Entitlement, existin
     text = token_text(existing)
     if token is None or text is None or digest(text) != token.digest or token.account_uid != entitlement.uid:
         return None
-    wanted = binding_secret(entitlement.account, entitlement.tenant, entitlement.uid, token.generation)
+    wanted = binding_secret(entitlement.account, entitlement.tenant, entitlement.uid, token.generation, token.mode)
     binding = await context.writer.read(wanted.target)
     if binding is None or binding.uid != token.binding_uid:
+        return None
+    if token.mode == "static" and token_text(binding) != text:
         return None
     await context.writer.reclaim(run, wanted, binding)
     return token
 
 
-def token_text(existing: Existing) -> str | None:
-    """Return the token in a token Secret, None when there is none."""
-    try:
-        text = base64.b64decode((existing.body.get("data") or {}).get("token", ""), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError, TypeError):
-        return None
-    return text or None
-
-
-async def _mint(
-    context: Context, run: Run, entitlement: Entitlement, existing: Existing | None, *, action: str, overlap: float
-) -> Token:
-    """Make the next generation current; those before it stay good for ``overlap`` seconds."""
-    account = entitlement.account
-    await context.judge.confirm(entitlement)
-    generation, binding = await _bind(context, run, entitlement, existing)
-    name = str(binding.metadata["name"])
-    run.check()
-    issued = await context.client.token_request(
-        account.namespace,
-        account.name,
-        audiences=context.settings.audiences(),
-        expiration_seconds=int(context.settings.token_ttl),
-        bound_secret=(name, binding.uid),
-    )
-    written = now()
-    token = Token(
-        generation=generation,
-        binding=name,
-        binding_uid=binding.uid,
-        account_uid=entitlement.uid,
-        minted=datetime.fromisoformat(str(binding.metadata["creationTimestamp"])),
-        expires=issued.expires,
-        written=written,
-        retire=written + timedelta(seconds=overlap),
-        digest=digest(issued.token),
-    )
-    manifest = token_secret(account, entitlement.tenant, token, issued.token)
-    if await context.writer.ensure(run, manifest, _permitted, action="") not in {"created", "updated"}:
-        raise ConflictError(f"{manifest.target} has just been changed by somebody else")
-    message = f"generation {generation}, expires {issued.expires.astimezone(UTC).isoformat(timespec='seconds')}"
-    await context.writer.record(run, action, manifest.target, account, entitlement.tenant, message=message)
-    return token
-
-
-async def _permitted() -> None:
-    """The right to mint was confirmed already."""
-
-
-async def _bind(
-    context: Context, run: Run, entitlement: Entitlement, existing: Existing | None
-) -> tuple[int, Existing]:
-    """Make the binding Secret of the next generation; return the generation and the Secret."""
-    account = entitlement.account
-    known = [_generation(one.metadata.annotations) for one in context.relations.objects_of(account, "token")]
-    if existing is not None:
-        known.append(_generation(existing.annotations))
-    generation = max(known, default=0)
-    while True:
-        generation += 1
-        manifest = binding_secret(account, entitlement.tenant, entitlement.uid, generation)
-        try:
-            return generation, await context.writer.create(run, manifest)
-        except AlreadyExistsError:
-            run.log.debug("generation is taken", generation=generation)
-
-
-def _generation(annotations: dict[str, str]) -> int:
-    text = annotations.get(ANNOTATION_GENERATION, "")
-    return int(text) if text.isdecimal() else 0
-
-
-async def _retire(context: Context, run: Run, account: Account, token: Token) -> datetime | None:
+async def _retire(context: Context, run: Run, entitlement: Entitlement, token: Token) -> datetime | None:
     """Revoke the generations that are not current and whose time is over; return when the next one's is."""
+    account = entitlement.account
     later: list[datetime] = []
     for one in _bindings(context, account):
         if one.key.name == token.binding:
             continue
         due = _retirement(one, token)
+        if due is not None and due <= now() < due + HOLD * (token.retire - token.written):
+            due = _soon() if _is_held(context, entitlement, generation_of(one.metadata.annotations)) else due
         if due is None or due <= now():
             await context.writer.remove(run, _target(one), account, action="revoked")
         else:
@@ -209,12 +173,24 @@ async def _retire(context: Context, run: Run, account: Account, token: Token) ->
     return min(later, default=None)
 
 
+def _is_held(context: Context, entitlement: Entitlement, generation: int) -> bool:
+    """Tell whether a kubeconfig that is about to be rewritten still holds the token of a generation."""
+    places = context.relations.targets(entitlement.account, set(entitlement.tenants))
+    return any(
+        one.key.namespace in places
+        and not context.relations.namespaces[one.key.namespace].terminating
+        and generation_of(one.metadata.annotations) == generation
+        for one in context.relations.objects_of(entitlement.account, "kubeconfig")
+        if one.key.namespace in context.relations.namespaces
+    )
+
+
 def _retirement(one: OwnObject, token: Token) -> datetime | None:
     """Return when a binding Secret that is not current is removed, None for now."""
     if one.metadata.annotations.get(ANNOTATION_ACCOUNT_UID) != token.account_uid:
         return None
-    if _generation(one.metadata.annotations) < token.generation:
-        return token.retire
+    if generation_of(one.metadata.annotations) < token.generation:
+        return min(token.retire, moment(one.metadata.annotations, ANNOTATION_RETIRE) or token.retire)
     # A newer generation that never became current: another worker's, which was cut off between two writes.
     created = one.metadata.creation_timestamp
     return created + timedelta(seconds=ORPHAN_AGE) if created else None

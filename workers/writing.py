@@ -200,7 +200,10 @@ class Writer:
         if _same_marks(existing, manifest):
             return
         run.check()
-        await self.client.apply(manifest.target.path, manifest.body(existing.uid), manager=MANAGER, force=True)
+        try:
+            await self.client.apply(manifest.target.path, manifest.body(existing.uid), manager=MANAGER, force=True)
+        except InvalidError:
+            raise ConflictError(f"{manifest.target} has just been made anew by somebody else") from None
         await self.record(run, "written", manifest.target, manifest.account, manifest.tenant)
 
     async def refuse(self, run: Run, target: Target, account: Account, tenant: str, existing: Existing) -> None:

@@ -1,7 +1,7 @@
 """The ``cluster`` of the behaviour suite: all as processes, on the embedded API or on a real control plane.
 
-``--cluster embedded`` (the default) or ``--cluster real``. One cluster serves all tests of a run; each test makes tenants
-with names of its own.
+``--cluster embedded`` (the default) or ``--cluster real``. One cluster serves all tests of a run; each test makes
+tenants with names of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import itertools
 import os
 import secrets
+import ssl
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 import msgspec
 import pytest
 
@@ -27,6 +29,8 @@ from eventcore.errors import NotFoundError
 from eventcore.events import AuditRecord, decode_body
 from eventcore.kube import KubeClient, api_path
 from eventcore.settings import Settings, load
+from tests.kubeapi import Client
+from tether import dev_processes
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -97,6 +101,31 @@ class Cluster:
         finally:
             await bus.close()
 
+    @asynccontextmanager
+    async def wire(self, token: str = "", *, direct: bool = False) -> AsyncIterator[Client]:
+        """Yield a client that shows every answer: with a token, or directly as the admin, as Flux's own account is."""
+        direct = direct or not token
+        url, trust = self._way(direct=direct, with_certificate=not token)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust), trust_env=False) as session:
+            yield Client(url, session, {"Authorization": f"Bearer {token}"} if token else {})
+
+    def _way(self, *, direct: bool, with_certificate: bool) -> tuple[str, ssl.SSLContext]:
+        """Return the URL of the API server or of the proxy, and what is trusted and shown there."""
+        if not direct:
+            authority = Path(self.environ["TETHER_PROXY_CA_FILE"]).read_text()
+            return self.environ["TETHER_PROXY_URL"], ssl.create_default_context(cadata=authority)
+        config = msgspec.yaml.decode((self.folder / "admin.kubeconfig").read_bytes(), type=Object)
+        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        trust = ssl.create_default_context(cadata=authority)
+        if with_certificate:
+            pair = self.folder / "admin.pem"
+            pair.touch(mode=0o600)
+            parts = [base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key")]
+            pair.write_bytes(b"\n".join(parts))
+            trust.load_cert_chain(pair)
+        return cluster["server"], trust
+
     def as_token(self, token: str, *, direct: bool = False) -> Path:
         """Return a kubeconfig for a token, through the proxy or directly to the API server."""
         admin = msgspec.yaml.decode((self.folder / "admin.kubeconfig").read_bytes(), type=Object)
@@ -120,13 +149,22 @@ class Cluster:
         file.write_bytes(msgspec.json.encode(config))
         return file
 
+    async def restart(self, *roles: str, **settings: str) -> None:
+        """End all processes of these roles as a person does, and bring them back with other settings."""
+        files = [file for role in roles for file in sorted(self.folder.glob(f"pids/{role}-*.pid"))]
+        found = (dev_processes.Ident.of(int(file.read_text())) for file in files)
+        late = await dev_processes.stop([ident for ident in found if ident is not None], grace=30)
+        assert not late
+        await asyncio.to_thread(_dev, "up", self.folder, **settings)
 
-def _dev(verb: str, folder: Path, *arguments: str) -> None:
+
+def _dev(verb: str, folder: Path, *arguments: str, **settings: str) -> None:
     done = subprocess.run(  # noqa: S603 -- our own command
         [sys.executable, "-P", "-m", "tether.cli", "dev", verb, "--dir", str(folder), *arguments],
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("TETHER_")},
             "TETHER_LOG_LEVEL": "info",
+            **settings,
         },
         capture_output=True,
         text=True,
@@ -267,6 +305,16 @@ class Tenancy:
         async with self.cluster.client(await self.kubeconfig()) as client:
             yield client
 
+    @asynccontextmanager
+    async def flux(self, namespace: str = "") -> AsyncIterator[Client]:
+        """Yield a client with the distributed kubeconfig of a namespace, as Flux reads it, that shows every answer."""
+        config = msgspec.yaml.decode(await self.secret(namespace or self.home, f"{ACCOUNT}-kubeconfig", "value"))
+        server = config["clusters"][0]["cluster"]
+        trust = ssl.create_default_context(cadata=base64.b64decode(server["certificate-authority-data"]).decode())
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust), trust_env=False) as session:
+            token = config["users"][0]["user"]["token"]
+            yield Client(server["server"], session, {"Authorization": f"Bearer {token}"})
+
     async def make_namespaces(self, *suffixes: str) -> list[str]:
         """Make namespaces as the tenant does, through the proxy; Capsule's right to do so may follow a little later."""
         names = [f"{self.name}-{suffix}" for suffix in suffixes]
@@ -279,6 +327,17 @@ class Tenancy:
 
                 await eventually(create)
         return names
+
+    async def make_usable(self, suffix: str) -> str:
+        """Make a namespace as the tenant does, and wait until Capsule has given the tenant its rights in it."""
+        (name,) = await self.make_namespaces(suffix)
+        async with self.acting() as client:
+
+            async def usable() -> bool:
+                return await may(client.get(path("Secret", name))) is not None
+
+            await eventually(usable)
+        return name
 
 
 async def may(request: Awaitable[T]) -> T | None:

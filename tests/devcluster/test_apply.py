@@ -175,15 +175,15 @@ async def test_an_apply_that_makes_no_sense_is_refused(
     assert words in refused.body["message"]
 
 
-async def test_an_apply_with_the_uid_of_another_object_conflicts(client: Client) -> None:
+async def test_an_apply_with_the_uid_of_another_object_is_refused(client: Client) -> None:
     # given
     await client.apply(f"{CM}/a", _config_map(k="1"), "one")
     # when
     body = _config_map(k="2") | {"metadata": {"name": "a", "uid": "other"}}
     refused = await client.apply(f"{CM}/a", body, "one")
     # then
-    assert (refused.status, refused.body["reason"]) == (409, "Conflict")
-    assert "UID in precondition: other" in refused.body["message"]
+    assert (refused.status, refused.body["reason"]) == (422, "Invalid")
+    assert "metadata.uid" in refused.body["message"]
 
 
 async def test_an_apply_that_would_create_needs_the_right_to_create(client: Client) -> None:

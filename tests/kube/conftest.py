@@ -65,10 +65,3 @@ class Toolchain:
 @pytest.fixture
 def toolchain(tmp_path: Path) -> Toolchain:
     return Toolchain(tmp_path)
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the tests of the real control plane to ``--cluster real``."""
-    if collection_path.name == "test_control_plane.py" and config.getoption("--cluster", "embedded") != "real":
-        return True
-    return None

@@ -139,6 +139,7 @@ class World:
         self.service: Service
         self.session: aiohttp.ClientSession
         self.vouching = True  # whether marks go out
+        self.over = False  # a publish that is just answered may swallow a cancellation, so loops look here too
         self._mirrored = 0
         self._sequences: dict[str, int] = {}
         self._news = asyncio.Condition()
@@ -258,10 +259,12 @@ class World:
             if change.resource.plural == "namespaces" and not change.resource.group:
                 await self._publish(_last(change), gone=change.type == "DELETED")
             await self._done(change.resource_version)
+            if self.over:
+                return
 
     async def vouch(self) -> None:
         """Publish marks as a watcher does."""
-        while True:
+        while not self.over:
             if self.vouching:
                 await self.mark()
             await asyncio.sleep(0.1)
@@ -353,6 +356,7 @@ async def world(tmp_path: Path, pki: ClusterPki, serving: tuple[str, str]) -> As
                 found.service = service
                 yield found
         finally:
+            found.over = True
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)

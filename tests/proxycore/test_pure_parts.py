@@ -208,6 +208,19 @@ def test_an_identity_and_its_headers_are_the_same(identity: Identity) -> None:
     assert asked_identity(impersonation(identity)) == identity
 
 
+def test_an_account_in_its_own_groups_is_named_without_them_so_that_no_right_to_groups_is_needed() -> None:
+    account = effective(Identity(user="system:serviceaccount:oil-production:gitops-reconciler"))
+    assert impersonation(account) == [("Impersonate-User", account.user)]
+    assert effective(asked_identity(impersonation(account)) or Identity(user="")) == account
+
+    # In other groups it is named with all of them: none comes by itself then.
+    more = Identity(user=account.user, groups=(*account.groups, "devs"))
+    named = [value for name, value in impersonation(more) if name == "Impersonate-Group"]
+    assert named == ["system:serviceaccounts", "system:serviceaccounts:oil-production", "devs"]
+    fewer = Identity(user=account.user, groups=("devs", "system:authenticated"))
+    assert ("Impersonate-Group", "devs") in impersonation(fewer)
+
+
 @given(IDENTITY, IDENTITY)
 def test_every_part_that_is_not_the_callers_own_needs_a_right(caller: Identity, asked: Identity) -> None:
     needed = {(one.resource, one.name) for alternatives in targets(caller, asked) for one in alternatives}

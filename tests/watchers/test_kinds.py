@@ -13,8 +13,8 @@ ROWS = {row.kind: row for row in rows(Settings(proxy_ca_namespace="proxy-system"
 
 
 def test_there_is_one_row_for_every_kind_on_the_bus() -> None:
-    assert set(ROWS) == set(KINDS)
-    assert len(rows(Settings())) == len(KINDS)
+    found = [row.kind for row in rows(Settings())]
+    assert sorted(found) == sorted(set(KINDS) - {"CAConfigMap", "ConfigMap"})
 
 
 @pytest.mark.parametrize("kind", ["Secret", "CASecret", "RoleBinding", "ClusterRole", "ClusterRoleBinding"])
@@ -31,6 +31,23 @@ def test_our_own_objects_are_selected_by_label_and_the_ca_by_name() -> None:
     assert ROWS["CASecret"].path() == "/api/v1/namespaces/proxy-system/secrets"
 
 
+def test_the_ca_is_read_from_a_configmap_where_one_is_named() -> None:
+    found = {row.kind: row for row in rows(Settings(proxy_ca_namespace="proxy-system", proxy_ca_configmap="ca"))}
+
+    assert "CASecret" not in found
+    assert found["CAConfigMap"].path() == "/api/v1/namespaces/proxy-system/configmaps"
+    assert found["CAConfigMap"].params() == {"fieldSelector": "metadata.name=ca"}
+    assert found["CAConfigMap"].metadata_only
+
+
+def test_our_configmaps_are_read_where_accounts_may_ask_for_them() -> None:
+    found = {row.kind: row for row in rows(Settings(kubeconfig_configmaps=True))}
+
+    assert found["ConfigMap"].path() == "/api/v1/configmaps"
+    assert found["ConfigMap"].params() == {"labelSelector": LABEL_COMPONENT}
+    assert found["ConfigMap"].metadata_only
+
+
 def test_paths_are_those_of_the_api_and_names_are_escaped() -> None:
     assert ROWS["Tenant"].path() == "/apis/capsule.clastix.io/v1beta2/tenants"
     target = ObjectKey("RoleBinding", "oil-system", "gitops:reader/x")
@@ -40,7 +57,8 @@ def test_paths_are_those_of_the_api_and_names_are_escaped() -> None:
 
 
 def test_only_kinds_of_capsule_may_be_missing() -> None:
-    assert {kind for kind, row in ROWS.items() if row.optional} == {"Tenant", "TenantOwner", "CapsuleConfiguration"}
+    optional = {"Tenant", "TenantOwner", "CapsuleConfiguration", "ProxySetting"}
+    assert {kind for kind, row in ROWS.items() if row.optional} == optional
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ _PLURALS = {
     "Namespace": ("", "v1", "namespaces"),
     "ServiceAccount": ("", "v1", "serviceaccounts"),
     "Secret": ("", "v1", "secrets"),
+    "ConfigMap": ("", "v1", "configmaps"),
     "Event": ("", "v1", "events"),
     "RoleBinding": ("rbac.authorization.k8s.io", "v1", "rolebindings"),
     "ClusterRole": ("rbac.authorization.k8s.io", "v1", "clusterroles"),
@@ -47,6 +48,19 @@ _PLURALS = {
     "TenantOwner": ("capsule.clastix.io", "v1beta2", "tenantowners"),
     "CapsuleConfiguration": ("capsule.clastix.io", "v1beta2", "capsuleconfigurations"),
 }
+
+
+class Reading:
+    """What a client saw that reads its kubeconfig again before each request."""
+
+    def __init__(self) -> None:
+        self.good: list[str] = []
+        self.refused = 0
+
+    @property
+    def tokens(self) -> list[str]:
+        """The different tokens, in the order in which they came."""
+        return list(dict.fromkeys(self.good))
 
 
 class Line:
@@ -179,6 +193,28 @@ class Line:
         body = await self.client.create(api_path("authentication.k8s.io", "v1", "tokenreviews"), review)
         status = msgspec.json.decode(body, type=Object)["status"]
         return bool(status.get("authenticated"))
+
+    @asynccontextmanager
+    async def reading(self, namespace: str) -> AsyncIterator[Reading]:
+        """Run a client that reads its kubeconfig again before each request, as Flux does."""
+        seen = Reading()
+
+        async def read() -> None:
+            while True:
+                token = await self.token(namespace)
+                if await self.accepts(token):
+                    seen.good.append(token)
+                else:
+                    seen.refused += 1
+                await asyncio.sleep(0.01)  # a pace, no wait for anything
+
+        task = asyncio.ensure_future(read())
+        try:
+            yield seen
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
 
     async def until(self, check: Callable[[], Awaitable[object]], what: str) -> None:
         """Wait until a check holds; it is made again after every change in the cluster, of a grant or in AUDIT."""

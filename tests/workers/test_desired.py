@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,15 +15,18 @@ from hypothesis import strategies as st
 from eventcore.objects import ANNOTATION_ACCOUNT, LABEL_COMPONENT
 from eventcore.settings import Settings
 from workers.desired import (
+    ANNOTATION_MODE,
     Manifest,
     Target,
     Token,
     binding_secret,
     digest,
+    flux_config_map,
     home_role_binding,
     impersonator,
     kubeconfig,
     kubeconfig_secret,
+    token_audiences,
     token_secret,
 )
 from workers.ownership import Account
@@ -43,6 +47,7 @@ tokens = st.builds(
     written=moments,
     retire=moments,
     digest=texts.map(digest),
+    mode=st.sampled_from(["bound", "static"]),
 )
 
 
@@ -68,7 +73,8 @@ def test_what_is_known_of_a_token_survives_in_annotations(token: Token) -> None:
 @given(tokens, st.data())
 def test_annotations_that_lack_a_part_of_a_token_are_none(token: Token, data: st.DataObject) -> None:
     annotations = token.annotations()
-    del annotations[data.draw(st.sampled_from(sorted(annotations)))]
+    # Tokens of before there were modes say none, and are bound.
+    del annotations[data.draw(st.sampled_from(sorted(set(annotations) - {ANNOTATION_MODE})))]
 
     assert Token.of_annotations(annotations) is None
 
@@ -94,6 +100,14 @@ def manifests() -> list[Manifest]:
         binding_secret(ACCOUNT, "oil", "u1", 3),
         token_secret(ACCOUNT, "oil", token, "header.payload.signature"),
         kubeconfig_secret(ACCOUNT, "oil", target, config=b"x", generation=3),
+        flux_config_map(
+            ACCOUNT,
+            "oil",
+            Target("ConfigMap", "oil-system", "gitops-reconciler-kubeconfig"),
+            server="https://proxy:9001",
+            trust=b"x",
+            audiences=["a", "b"],
+        ),
     ]
 
 
@@ -108,6 +122,21 @@ def test_every_object_is_marked_as_ours_and_as_the_accounts(manifest: Manifest) 
     assert same_content(body, manifest.content)
     assert "uid" not in body["metadata"]
     assert manifest.body("u9")["metadata"]["uid"] == "u9"
+
+
+@given(st.text() | st.binary().map(lambda raw: f"a.{base64.urlsafe_b64encode(raw).decode()}.c"))
+def test_a_text_that_is_no_token_names_no_audience(text: str) -> None:
+    assert token_audiences(text) == ()
+
+
+@given(st.lists(st.text()), st.text())
+def test_the_audiences_of_a_token_are_read(audiences: list[str], sub: str) -> None:
+    def token(claims: dict[str, Any]) -> str:
+        return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c"
+
+    assert token_audiences(token({"sub": sub, "aud": audiences})) == tuple(audiences)
+    assert token_audiences(token({"aud": sub})) == (sub,)
+    assert token_audiences(token({"sub": sub})) == ()
 
 
 def test_no_token_is_outside_the_data_of_a_secret() -> None:

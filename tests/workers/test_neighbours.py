@@ -75,6 +75,7 @@ async def test_same_named_accounts_of_two_homes_have_a_kubeconfig_each_in_a_shar
         # then its kubeconfig has a name with a hash, and the first one's stays
         name = hashed_kubeconfig_name(second)
         await line.until_there("Secret", "oil-production", name)
+        await line.until_there("Secret", "oil-extra", "gitops-reconciler-kubeconfig")
         config = await line.kubeconfig("oil-production", name)
         assert config is not None
         assert config["users"][0]["user"]["token"] == await line.token("oil-extra")

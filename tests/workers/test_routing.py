@@ -15,8 +15,9 @@ from eventcore.keys import ObjectKey, key
 from eventcore.objects import KubeObject, PartialObject, decode_object
 from eventcore.views import Change, ObjectRecord
 from workers.access import account_grant, config_grant, subject_grant, tenant_grant
+from workers.names import lockdown_name
 from workers.ownership import Account, Owner, is_enabled
-from workers.relations import Relations
+from workers.relations import Relations, setting_subjects
 from workers.routing import Route, all_routes, route
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -30,7 +31,7 @@ class Cluster:
     """A view in the making: each change goes through the router's step."""
 
     def __init__(self) -> None:
-        self.relations = Relations()
+        self.relations = Relations(flux_account="gitops-reconciler")
         self.records: dict[ObjectKey, ObjectRecord] = {}
         self.sequence = 0
 
@@ -66,7 +67,7 @@ class Cluster:
 
 def from_nothing(cluster: Cluster) -> Relations:
     """Return relations that were read at once, as after a start."""
-    fresh = Relations()
+    fresh = Relations(flux_account="gitops-reconciler")
     for record in cluster.records.values():
         fresh.apply(Change(old=None, new=record, sequence=record.sequence))
     return fresh
@@ -85,8 +86,11 @@ def outcome(relations: Relations) -> dict[Route, object]:
         found["access", key("account", account.namespace, account.name)] = account_grant(relations, account, uid)
         for target in relations.targets(account, tenants):
             found["kubeconfig", key(account.namespace, account.name, target)] = uid
+        for target in relations.lockdown_targets(account, tenants):
+            found["rbac", key(account.namespace, account.name, target)] = why
     grants: list[Grant | None] = [tenant_grant(relations, name) for name in relations.tenants]
     subjects = {owner for name in relations.tenants for owner in relations.owners(name).all}
+    subjects |= {subject for setting in relations.proxy_settings.values() for subject in setting_subjects(setting)}
     grants += [subject_grant(relations, owner, NOW, GRACE)[0] for owner in subjects]
     grants.append(config_grant(relations.configuration))
     found |= {("access", grant.key()): grant for grant in grants if grant is not None}
@@ -105,7 +109,7 @@ owners = st.one_of(
 uids = st.sampled_from(["u1", "u2"])
 
 
-WATCHED = ("ServiceAccount", "Namespace", "Tenant", "TenantOwner", "CapsuleConfiguration", "Secret")
+WATCHED = ("ServiceAccount", "Namespace", "Tenant", "TenantOwner", "CapsuleConfiguration", "ProxySetting", "Secret")
 Step = tuple[str, str, str, dict[str, Any] | None]
 
 
@@ -113,7 +117,18 @@ Step = tuple[str, str, str, dict[str, Any] | None]
 def changes(draw: st.DrawFn) -> Step:
     """Draw one object as it becomes, None: deleted."""
     kind = draw(
-        st.sampled_from(["ServiceAccount", "Namespace", "Tenant", "TenantOwner", "CapsuleConfiguration", "Secret"])
+        st.sampled_from(
+            [
+                "ServiceAccount",
+                "Namespace",
+                "Tenant",
+                "TenantOwner",
+                "CapsuleConfiguration",
+                "ProxySetting",
+                "Secret",
+                "RoleBinding",
+            ]
+        )
     )
     namespace, name, body = "", "", dict[str, Any]()
     match kind:
@@ -148,9 +163,19 @@ def changes(draw: st.DrawFn) -> Step:
             name = draw(st.sampled_from(["to1", "to2"]))
             found: dict[str, str] = draw(st.sampled_from([{"team": "x"}, {"projectcapsule.dev/tenant": "oil"}, {}]))
             body = {"metadata": {"labels": found}, "spec": draw(owners)}
+        case "ProxySetting":
+            namespace, name = draw(st.sampled_from(SPACES)), "settings"
+            given = [{"kind": "Nodes", "operations": draw(st.sampled_from([["List"], ["List", "Update"]]))}]
+            subjects = draw(st.lists(owners, min_size=1, max_size=2))
+            body = {"spec": {"subjects": [subject | {"proxySettings": given} for subject in subjects]}}
         case "CapsuleConfiguration":
             name = "default"
             body = {"spec": {"allowServiceAccountPromotion": draw(st.booleans())}}
+        case "RoleBinding":
+            account = draw(accounts)
+            name, namespace = lockdown_name(account), draw(st.sampled_from(SPACES))
+            marks = {"labels": {"capsule-tether.io/component": "rbac"}}
+            body = {"metadata": marks | {"annotations": {"capsule-tether.io/account": str(account)}}}
         case _:
             account = draw(accounts)
             binding = draw(st.booleans())
@@ -182,6 +207,7 @@ def test_what_came_before_leaves_no_trace_in_the_indexes(
     for home in (*HOMES, *SPACES):
         assert cluster.relations.interesting_in(home) == fresh.interesting_in(home)
         assert cluster.relations.copies_in(home) == fresh.copies_in(home)
+        assert cluster.relations.lockdown_in(home) == fresh.lockdown_in(home)
         assert cluster.relations.promoted_in(home) == fresh.promoted_in(home)
     for tenant in TENANTS:
         # What the spec has just lost does not count as stale; that alone is remembered.
@@ -202,16 +228,20 @@ def test_a_change_reaches_every_key_that_comes_to_something_else(
         routes = cluster.put(*step)
         after = outcome(cluster.relations)
         changed = {one for one in before.keys() | after.keys() if before.get(one) != after.get(one)}
-        # A kubeconfig that is not wanted any more is found by the copy that lies there.
-        changed = {one for one in changed if one[0] != "kubeconfig" or one in after or _lies_there(cluster, one)}
+        # What is not wanted any more in a namespace is found by the object that lies there.
+        changed = {one for one in changed if not _is_targeted(one) or one in after or _lies_there(cluster, one)}
         assert changed <= routes, step
         assert set(after) <= all_routes(cluster.relations)
         before = after
 
 
+def _is_targeted(one: Route) -> bool:
+    return one[0] in {"kubeconfig", "rbac"} and len(one[1].parts) > len(Account("", "").key().parts)
+
+
 def _lies_there(cluster: Cluster, one: Route) -> bool:
     account, target = Account.of_key(one[1]), one[1].parts[2]
-    return any(o.key.namespace == target for o in cluster.relations.objects_of(account, "kubeconfig"))
+    return any(o.key.namespace == target for o in cluster.relations.objects_of(account, one[0]))
 
 
 def guide() -> Cluster:
@@ -238,6 +268,61 @@ def test_a_namespace_that_leaves_reaches_the_tenant_and_the_accounts_that_it_lef
 
     assert ("access", key("tenant", "oil")) in routes
     assert ("kubeconfig", key("oil-system", "gitops-reconciler", "oil-production")) in routes
+
+
+def setting(*operations: str, name: str = "dana") -> dict[str, Any]:
+    given = [{"kind": "Nodes", "operations": list(operations)}]
+    return {"spec": {"subjects": [{"kind": "User", "name": name, "proxySettings": given}]}}
+
+
+def test_a_proxy_setting_in_a_tenants_namespace_makes_its_subject_as_an_owner_to_the_proxy() -> None:
+    cluster = guide()
+    dana = Owner("User", "dana")
+    route_of_dana = ("access", key("subject", "User", "dana"))
+
+    assert cluster.put("ProxySetting", "oil-production", "s", setting("List")) == {route_of_dana}
+    given = subject_grant(cluster.relations, dana, NOW, GRACE)[0]
+    assert given is not None
+    assert (given.tenants, given.operations) == (("oil",), {"oil": {"Nodes": ("List",)}})
+
+    assert cluster.put("ProxySetting", "oil-production", "s", setting("Delete", name="erin")) == {
+        route_of_dana,
+        ("access", key("subject", "User", "erin")),
+    }
+    assert subject_grant(cluster.relations, dana, NOW, GRACE) == (None, None)
+    assert ("access", key("subject", "User", "erin")) in all_routes(cluster.relations)
+
+
+def test_a_proxy_setting_counts_only_while_its_namespace_is_the_tenants() -> None:
+    cluster = guide()
+    dana = Owner("User", "dana")
+    cluster.put("ProxySetting", "elsewhere", "s", setting("List"))
+    assert subject_grant(cluster.relations, dana, NOW, GRACE) == (None, None)
+    cluster.put("ProxySetting", "oil-production", "s", setting("List"))
+
+    routes = cluster.put("Namespace", "", "oil-production", {})
+
+    assert ("access", key("subject", "User", "dana")) in routes
+    assert subject_grant(cluster.relations, dana, NOW, GRACE) == (None, None)
+
+
+def test_the_operations_of_an_owner_and_of_its_proxy_settings_come_together() -> None:
+    cluster = guide()
+    user = "system:serviceaccount:oil-system:gitops-reconciler"
+    may = {"kind": "Nodes", "operations": ["List"]}
+    owners = [{"kind": "ServiceAccount", "name": user, "proxySettings": [may]}]
+    assert ("access", key("subject", "ServiceAccount", user)) in cluster.put(
+        "Tenant", "", "oil", {"spec": {"owners": owners}}
+    )
+    subjects = [
+        {"kind": "ServiceAccount", "name": user, "proxySettings": [{"kind": "Nodes", "operations": ["Update"]}]}
+    ]
+    cluster.put("ProxySetting", "oil-production", "s", {"spec": {"subjects": subjects}})
+
+    given = subject_grant(cluster.relations, Owner("ServiceAccount", user), NOW, GRACE)[0]
+
+    assert given is not None
+    assert given.operations == {"oil": {"Nodes": ("List", "Update")}}
 
 
 def test_a_status_that_capsule_writes_concerns_nobody() -> None:

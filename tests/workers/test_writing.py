@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-import yaml
 
 from eventcore.consumer import Lease, Run
 from eventcore.errors import ConflictError, LeaseLostError
@@ -87,21 +85,3 @@ async def test_what_is_not_there_is_not_removed_and_not_recorded(line: Line) -> 
 
     assert not await writer.remove(run(sent=0), missing, ACCOUNT, action="revoked")
     assert line.audit == []
-
-
-async def test_the_rights_that_ship_for_the_worker_are_enough(line: Line, tmp_path: Path) -> None:
-    # given the worker's account has what deploy/rbac/worker.yaml gives it
-    manifests = Path(__file__).parents[2] / "deploy" / "rbac" / "worker.yaml"
-    for manifest in yaml.safe_load_all(manifests.read_text()):
-        await line.apply(manifest)
-    issued = await line.client.token_request("capsule-system", "tether-worker", expiration_seconds=3600)
-    kubeconfig = tmp_path / "worker.kubeconfig"
-    kubeconfig.write_text(line.api.kubeconfig(token=issued.token))
-
-    # when the line runs with it; then the example comes, and goes again
-    async with line.watcher(), line.router(), line.workers(kubeconfig=str(kubeconfig)):
-        await line.settle()
-        await line.annotate("oil-system/gitops-reconciler", **{"capsule.addon.fluxcd_enabled": None})
-        await line.until_gone("Secret", "oil-production", "gitops-reconciler-kubeconfig")
-        await line.until_gone("Secret", "oil-system", "gitops-reconciler-token")
-        await line.until_gone("ClusterRole", "", "oil-system-gitops-reconciler-impersonator")

@@ -119,7 +119,8 @@ class _Webhooks:
         if obj is None:
             return
         if not self._facts.is_capsule_user(request.user):
-            if tenant_references(obj) or TENANT_LABEL in labels_of(obj):
+            _require_agreement(obj)
+            if tenant_references(obj):
                 raise _denied(_NAMESPACES_WEBHOOK, "only tenant owners may create a Namespace that references a Tenant")
             return
         self._refuse_protected(request.name)
@@ -150,6 +151,10 @@ class _Webhooks:
                 "the tenant ownership of the Namespace is incomplete: label and owner reference do not name one Tenant"
             )
             raise _denied(_NAMESPACES_WEBHOOK, why)
+        tenant = self._facts.tenant_of(old)
+        if tenant is not None and self._facts.is_capsule_user(request.user) and self._facts.owns(request.user, tenant):
+            _assign(obj, tenant)  # what an owner strips is put back
+        _require_agreement(obj)
         if _binding(obj) != _binding(old):
             why = (
                 "the Tenant of a Namespace cannot be added, changed or removed: label and owner reference are Capsule's"
@@ -184,9 +189,8 @@ class _Webhooks:
             chosen = owned.get(asked)
             uids = {reference.get("uid") for reference in references}
             if chosen is None or uids - {chosen["metadata"]["uid"]}:
-                raise _denied(
-                    _NAMESPACES_WEBHOOK, f"Cannot assign the desired namespace to a non-owned Tenant: {asked}"
-                )
+                why = f"Cannot assign the desired namespace to a non-owned Tenant: {asked}"
+                raise _denied(_NAMESPACES_WEBHOOK, why, code=400)
             return chosen
         if len(owned) == 1:
             return next(iter(owned.values()))
@@ -248,6 +252,21 @@ def _binding(namespace: Object) -> tuple[str, tuple[tuple[str, str], ...]]:
     return labels_of(namespace).get(TENANT_LABEL, ""), references
 
 
+def _require_agreement(namespace: Object) -> None:
+    """Refuse a namespace whose label and owner reference do not name one Tenant; Capsule answers 500 to that."""
+    label, references = labels_of(namespace).get(TENANT_LABEL, ""), tenant_references(namespace)
+    names = ", ".join(str(one.get("name")) for one in references)
+    why = ""
+    if label and not references:
+        why = f'namespace has tenant label "{label}" but no Tenant ownerReference'
+    elif references and not label:
+        why = f'namespace has Tenant ownerReference "{names}" but no tenant label'
+    elif label != names:
+        why = f'namespace label "{label}" does not match owner reference "{names}"'
+    if why:
+        raise _denied(_NAMESPACES_WEBHOOK, why, code=500)
+
+
 def _is_cordoned(tenant: Object, namespace: Object) -> bool:
     return bool(dig(tenant, "spec", "cordoned")) or labels_of(namespace).get(CORDONED_LABEL) == "true"
 
@@ -262,5 +281,6 @@ def _refuse_controlled(request: AdmissionRequest) -> None:
         raise _denied(_MANAGED_WEBHOOK, f"{request.resource.kind} {request.name} is managed by Capsule's controller")
 
 
-def _denied(webhook: str, why: str) -> ApiError:
-    return ApiError(403, "Forbidden", f'admission webhook "{webhook}" denied the request: {why}')
+def _denied(webhook: str, why: str, *, code: int = 403) -> ApiError:
+    reason = "Forbidden" if code == 403 else ""  # noqa: PLR2004 -- Capsule gives no other answer a reason
+    return ApiError(code, reason, f'admission webhook "{webhook}" denied the request: {why}')

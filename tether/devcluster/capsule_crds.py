@@ -1,4 +1,7 @@
-"""Capsule's kinds as CustomResourceDefinitions: permissive, with the defaults and columns that readers rely on."""
+"""Capsule's kinds as CustomResourceDefinitions, with the fields of a Tenant, the defaults and the columns.
+
+What a field holds that nothing here reads is taken as it comes.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,11 @@ _AGE = ("Age", "date", ".metadata.creationTimestamp")
 
 def _object(properties: Object, *, required: tuple[str, ...] = ()) -> Object:
     return _FREE | {"properties": properties} | ({"required": list(required)} if required else {})
+
+
+def _closed(properties: Object, *, required: tuple[str, ...] = ()) -> Object:
+    """Return an object without other fields: what is misspelled is told, not taken."""
+    return {"type": "object", "properties": properties} | ({"required": list(required)} if required else {})
 
 
 def _boolean(*, default: bool) -> Object:
@@ -69,29 +77,51 @@ def _definition(
 
 _OWNER_ROLES = _STRINGS | {"default": DEFAULT_OWNER_ROLES}
 
-_TENANT_SPEC = _object(
+_MARKS: Object = {"labels": _FREE, "annotations": _FREE}
+_UNREAD = (
+    "containerRegistries",
+    "deviceClasses",
+    "gatewayOptions",
+    "ingressOptions",
+    "limitRanges",
+    "networkPolicies",
+    "nodeSelector",
+    "podOptions",
+    "priorityClasses",
+    "resourceQuotas",
+    "runtimeClasses",
+    "serviceOptions",
+    "storageClasses",
+)
+
+_TENANT_SPEC = _closed(
     {
         "owners": {
             "type": "array",
-            "items": _object(
-                {"kind": _SUBJECT_KIND, "name": _STRING, "clusterRoles": _OWNER_ROLES, "proxySettings": _OBJECTS},
+            "items": _closed(
+                {"kind": _SUBJECT_KIND, "name": _STRING, "clusterRoles": _OWNER_ROLES, "proxySettings": _OBJECTS}
+                | _MARKS,
                 required=("kind", "name"),
             ),
         },
         "additionalRoleBindings": {
             "type": "array",
-            "items": _object(
-                {"clusterRoleName": _STRING, "subjects": _OBJECTS},
+            "items": _closed(
+                {"clusterRoleName": _STRING, "subjects": _OBJECTS} | _MARKS,
                 required=("clusterRoleName", "subjects"),
             ),
         },
-        "permissions": _object(
+        "permissions": _closed(
             {"allowOwnerPromotion": _boolean(default=True), "matchOwners": _OBJECTS},
         ),
         "namespaceOptions": _object({"quota": {"type": "integer", "minimum": 1}}),
         "cordoned": _boolean(default=False),
         "preventDeletion": _boolean(default=False),
         "forceTenantPrefix": {"type": "boolean"},
+        "imagePullPolicies": _STRINGS,
+        "rules": _OBJECTS,
+        "data": {"x-kubernetes-preserve-unknown-fields": True},
+        **dict.fromkeys(_UNREAD, _FREE),
     },
 )
 _TENANT_STATUS = _object(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tether.devcluster.answers import Answer
 from tether.devcluster.crds import version_rank
 
 if TYPE_CHECKING:
@@ -26,8 +27,22 @@ VERSION: Object = {
     "compiler": "none",
     "platform": "embedded/any",
 }
+# kubectl reads version 2 when version 3 does not know a kind; without schemas in it, its usual error follows.
+OPENAPI_V2 = Answer(
+    status=200,
+    body=b"\x0a\x032.0",  # swagger: "2.0", in protobuf: the one form in which kubectl asks
+    media_type="application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+)
 _SUB_KINDS = {"token": ("authentication.k8s.io", "v1", "TokenRequest")}
 _SUB_VERBS = {"token": ["create"], "finalize": ["update"]}
+
+
+def kind_of(row: Resource, subresource: str) -> tuple[str, str]:
+    """Return apiVersion and kind of what is posted to a kind or its subresource."""
+    if subresource in _SUB_KINDS:
+        group, version, kind = _SUB_KINDS[subresource]
+        return f"{group}/{version}", kind
+    return row.api_version, row.kind
 
 
 def api_versions(url: str) -> Object:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Document = Callable[[], Object]
 
-_ROOT_PATHS = ("/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version")
+_ROOT_PATHS = ("/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version")
 # Kinds whose DELETE answers with the object; of all others it answers with a Status.
 _RETURNED_ON_DELETE = frozenset(
     {
@@ -102,6 +102,8 @@ class Endpoints:
         if path == "/openid/v1/jwks" and path in self._documents:
             body = answers.encode(self._documents[path](), JSON)
             return Answer(status=200, body=body, media_type="application/jwk-set+json")
+        if path == "/openapi/v2":
+            return discovery.OPENAPI_V2
         found = self._document_at(path, asked.headers.get("Host", ""))
         if found is None:
             raise errors.no_such_path()
@@ -144,9 +146,8 @@ class Endpoints:
         handler = self._virtual.get((info.group, f"{info.resource}/{info.subresource}".rstrip("/")))
         if handler is not None and info.verb == "create":
             how = asked.accept(transforms=False)
-            body = await asked.body()
-            group, version, kind = discovery.kind_of(served.resource, info.subresource)
-            body = {"kind": kind, "apiVersion": f"{group}/{version}"} | body
+            api_version, kind = discovery.kind_of(served.resource, info.subresource)
+            body = {"kind": kind, "apiVersion": api_version} | await asked.body()
             return answers.document(await handler(asked.user, info.in_namespace, info.name, body), how, 201)
         allowed = _SUBRESOURCE_VERBS.get(info.subresource, set()) if info.subresource else set(served.resource.verbs)
         if info.verb not in allowed:

@@ -11,8 +11,9 @@ from tether.devcluster.errors import bad_request, forbidden_field, invalid_kind,
 from tether.devcluster.selectors import name_in
 
 if TYPE_CHECKING:
-    from tether.devcluster.errors import Cause
     from collections.abc import Mapping
+
+    from tether.devcluster.errors import Cause
 
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})

@@ -41,6 +41,7 @@ class _ManagedFields(_Shape):
     subresource: Text = None
     api_version: Text = None
     time: Text = None
+    fields_type: Text = None
     fields_v1: dict[str, Any] | None = msgspec.field(name="fieldsV1", default=None)
 
 

@@ -161,10 +161,7 @@ class Writer:
 
     def _conform(self, call: Call, obj: Object) -> None:
         validation.fill_defaults(call.resource, obj)
-        if call.served.custom:
-            unknown = crds.conform(call.served.schema, obj)
-        else:
-            unknown = shapes.prune(call.resource, obj)
+        unknown = crds.conform(call.served.schema, obj) if call.served.custom else shapes.prune(call.resource, obj)
         words = [f'unknown field "{path}"' for path in unknown]
         if unknown and call.options.strict:
             raise errors.bad_request(f"strict decoding error: {', '.join(words)}")

@@ -1,0 +1,172 @@
+"""Cluster-scoped kinds for tenants: read under the proxy's account, judged object by object, and cut down.
+
+Nothing of an object that the scope does not allow leaves this module: neither its name, nor how many of them there are,
+nor where a page would go on. What is not the caller's is answered by nobody here: the request then goes to the API
+server as the caller, and RBAC says what it says.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import msgspec
+
+from eventcore.errors import ForbiddenError, KubeError, KubeUnreachableError, NotFoundError, UnauthorizedError
+from eventcore.logs import get
+from proxycore.documents import View, filter_list, filter_one, names_in
+from proxycore.kinds import VOLUMES
+from proxycore.listquery import ListQuery, encoded
+from proxycore.representations import negotiate
+from proxycore.rules import Scope, Seen
+from proxycore.selectors import render
+from proxycore.statuses import RefusedError, Status, bad_gateway, expired, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    import aiohttp
+
+    from eventcore.kube import KubeClient
+    from proxycore.policy import Filtered
+
+log = get("proxy.filtered")
+
+_NOT_SENT: Final = frozenset({"limit", "continue", "includeObject", "pretty"})
+"""Parameters that would cut or shape the answer before it is judged."""
+
+
+class FilteredKinds:
+    """Reads under the proxy's account. Its client is its own, since an open watch holds a connection."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+
+    async def answer(self, decision: Filtered, accept: str) -> bytes | None:
+        """Return the JSON of a list or of one object; None: not the caller's, so RBAC answers. RefusedError."""
+        view = view_of(decision, accept)
+        scope = decision.scope
+        if decision.name and scope.by_name_alone and not scope.allows(Seen(name=decision.name)):
+            return None
+        judge = await self._judge(decision)
+        try:
+            if decision.verb == "list":
+                if decision.query.continues:
+                    # Pages are not made here: a token of the API server's would tell of objects in between.
+                    raise RefusedError(expired("of the continue token", 0))
+                body = await self._get(decision.path, _list_query(decision, view), view.accept("list"))
+                return filter_list(body, view, judge)
+            target = f"{decision.path}/{quote(decision.name, safe='')}"
+            return filter_one(await self._get(target, _one_query(decision, view), view.accept("one")), view, judge)
+        except NotFoundError as error:
+            if decision.verb == "list":
+                raise RefusedError(status_of(error)) from None
+            return None
+        except KubeError as error:
+            raise RefusedError(status_of(error)) from None
+        except msgspec.DecodeError:
+            raise RefusedError(bad_gateway("the API server's answer cannot be read")) from None
+
+    async def permits(self, decision: Filtered) -> bool:
+        """Tell whether a write is to an object of the caller's that exists."""
+        judged = msgspec.structs.replace(decision, verb="get", query=ListQuery())
+        return await self.answer(judged, "application/json") is not None
+
+    async def known(self, decision: Filtered) -> frozenset[str]:
+        """Return the names in the scope as they were at the version of a watch; RefusedError 410 if that is history."""
+        query = msgspec.structs.replace(decision.query, resource_version_match="Exact", initial_events=None)
+        view = View(form="json")
+        try:
+            listed = _list_query(msgspec.structs.replace(decision, query=query), view)
+            return names_in(await self._get(decision.path, listed, view.accept("list")), decision.scope.allows)
+        except KubeError as error:
+            raise RefusedError(status_of(error)) from None
+        except msgspec.DecodeError:
+            raise RefusedError(bad_gateway("the API server's answer cannot be read")) from None
+
+    def stream(self, decision: Filtered, view: View) -> AbstractAsyncContextManager[aiohttp.StreamReader]:
+        """Open a watch of the whole kind; KubeError."""
+        return self._client.stream(
+            f"{decision.path}?{watch_query(decision, view)}", params={}, accept=view.accept("one")
+        )
+
+    async def _judge(self, decision: Filtered) -> Callable[[Seen], bool]:
+        """Return what judges an object. Metrics carry no labels of their own: the Node of that name decides."""
+        if not decision.by_node:
+            return decision.scope.allows
+        nodes = "/api/v1/nodes"
+        listed = encoded(_pushed(decision.scope))
+        try:
+            mine = names_in(await self._get(nodes, listed, View(form="metadata").accept("list")), decision.scope.allows)
+        except KubeError as error:
+            raise RefusedError(status_of(error)) from None
+        return lambda seen: seen.name in mine
+
+    async def _get(self, path: str, query: str, accept: str) -> bytes:
+        return await self._client.get(f"{path}?{query}" if query else path, accept=accept)
+
+
+def view_of(decision: Filtered, accept: str) -> View:
+    """Return how the caller wants it; RefusedError 406."""
+    form = negotiate(accept, watch=decision.verb == "watch", single=decision.verb == "get")
+    return View(form=form, include=decision.query.include_object, whole=decision.setting == VOLUMES)
+
+
+def watch_query(decision: Filtered, view: View) -> str:
+    """Return the query of the watch upstream."""
+    query = decision.query
+    pairs = [("watch", "true"), *_shared(decision, view)]
+    if query.bookmarks:
+        pairs.append(("allowWatchBookmarks", "true"))
+    if query.initial_events is not None:
+        pairs.append(("sendInitialEvents", "true" if query.initial_events else "false"))
+    if query.timeout is not None:
+        pairs.append(("timeoutSeconds", str(query.timeout)))
+    return encoded([*pairs, *_version(query)])
+
+
+def status_of(error: KubeError) -> Status:
+    """Return what the caller is told of a failure of the proxy's own request."""
+    if isinstance(error, ForbiddenError | UnauthorizedError):
+        log.error("the proxy's account may not read a kind that tenants may see", error=error)
+        return unavailable("the proxy's own account may not read this kind; tell the administrator", retry_after=5)
+    if isinstance(error, KubeUnreachableError) or not error.status:
+        log.warning("no answer from the API server", error=error)
+        return unavailable("the API server cannot be reached; try again")
+    retry = int(error.retry_after or 0)
+    # Without the request in brackets at its end: that is the proxy's own and not what the caller asked.
+    message = str(error).rsplit(" (", 1)[0]
+    return Status(code=error.status, reason=error.reason or "Unknown", message=message, retry_after=retry)
+
+
+def _list_query(decision: Filtered, view: View) -> str:
+    pairs = _shared(decision, view)
+    return encoded([*pairs, *_version(decision.query)])
+
+
+def _one_query(decision: Filtered, view: View) -> str:
+    include = [("includeObject", view.asked_include)] if view.form == "table" else []
+    return encoded([*include, *_version(decision.query)])
+
+
+def _shared(decision: Filtered, view: View) -> list[tuple[str, str]]:
+    query = decision.query
+    pairs = [(name, value) for name, value in query.passed_on if name not in _NOT_SENT]
+    if not decision.by_node:
+        # What is the scope's stands beside what is the client's; both only narrow, and each object is judged again.
+        query = msgspec.structs.replace(query, labels=(*decision.scope.selector(), *query.labels))
+    if query.labels:
+        pairs.append(("labelSelector", render(query.labels)))
+    if view.form == "table":
+        pairs.append(("includeObject", view.asked_include))
+    return pairs
+
+
+def _pushed(scope: Scope) -> list[tuple[str, str]]:
+    return [("labelSelector", render(scope.selector()))] if scope.selector() else []
+
+
+def _version(query: ListQuery) -> list[tuple[str, str]]:
+    found = [("resourceVersion", query.resource_version), ("resourceVersionMatch", query.resource_version_match)]
+    return [(name, value) for name, value in found if value]

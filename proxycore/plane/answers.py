@@ -1,0 +1,210 @@
+"""An answer of the API server: its head at once, its body as it comes, to one taker."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from eventcore.logs import get
+from proxycore.statuses import RefusedError, bad_gateway
+
+if TYPE_CHECKING:
+    from proxycore.headers import Header
+    from proxycore.plane.client import Peer
+    from proxycore.plane.exchange import Request
+    from proxycore.plane.pool import UpstreamConnection
+
+log = get("proxy.answers")
+
+MOST_HELD: Final = 262_144
+"""Bytes held until somebody takes the body."""
+LARGEST: Final = 256 * 2**20
+"""Bytes of a body that is read as a whole: a list that is filtered here."""
+_BODILESS: Final = frozenset({204, 304})
+
+
+class StaleError(Exception):
+    """A kept connection was closed before anything of the answer came."""
+
+
+class Sink(Protocol):
+    """Takes the body of an answer."""
+
+    def piece(self, data: bytes, /) -> None:
+        """Take a piece."""
+
+    def ended(self, trailers: list[Header], /) -> None:
+        """The body is whole."""
+
+    def broke(self) -> None:
+        """The rest will never come."""
+
+
+class Answered:
+    """One answer. ``headers`` are as they came, byte for byte as latin-1, without those that frame the body.
+
+    ``length``: of the body, None when only its end tells. ``rest``: what came right after a 101.
+    """
+
+    def __init__(self, connection: UpstreamConnection) -> None:
+        self.code = 0
+        self.reason = ""
+        self.headers: list[Header] = []
+        self.length: int | None = None
+        self.ends_with_connection = False
+        self.trailers: list[Header] = []
+        self.rest = b""
+        self._connection = connection
+        self._held: list[bytes] = []
+        self._size = 0
+        self._over = False
+        self._broke = False
+        self._sink: Sink | None = None
+
+    def begin(self, code: int, reason: bytes, fields: list[tuple[bytes, bytes]], *, method: str) -> None:
+        """Take the head."""
+        self.code = code
+        self.reason = reason.decode("latin-1")
+        chunked = False
+        for raw, value in fields:
+            name = raw.decode("latin-1")
+            match name.lower():
+                case "content-length":
+                    self.length = int(value)
+                case "transfer-encoding":
+                    chunked = True
+                case _:
+                    self.headers.append((name, value.decode("latin-1")))
+        if chunked:
+            self.length = None
+        elif self.length is None and method != "HEAD" and code not in _BODILESS:
+            self.ends_with_connection = True
+
+    def value(self, name: str) -> str:
+        """Return the first value of a header, "" without one; the name in lower case."""
+        return next((value for key, value in self.headers if key.lower() == name), "")
+
+    def piece(self, data: bytes) -> None:
+        if self._sink is not None:
+            self._sink.piece(data)
+            return
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > MOST_HELD:
+            self._connection.pause()
+
+    def ended(self) -> None:
+        self._over = True
+        if self._sink is not None:
+            self._sink.ended(self.trailers)
+
+    def broke(self) -> None:
+        self._broke = True
+        if self._sink is not None:
+            self._sink.broke()
+
+    def send_to(self, sink: Sink) -> None:
+        """Hand over what has come of the body, and all that comes."""
+        self._sink = sink
+        held, self._held, size, self._size = self._held, [], self._size, 0
+        if held:
+            sink.piece(held[0] if len(held) == 1 else b"".join(held))
+        if self._broke:
+            sink.broke()
+        elif self._over:
+            sink.ended(self.trailers)
+        elif size > MOST_HELD:
+            self._connection.resume()
+
+    async def relay(self, request: Request, *, stop: asyncio.Future[Any] | None = None) -> None:
+        """Send the body to a client, no faster than it reads, until it ends; or until ``stop``, cleanly."""
+        relay = _Relay(request)
+        self.send_to(relay)
+        if relay.over.done():
+            return
+        if not self._over:
+            request.flush()
+            request.feed_from(self._connection)
+        try:
+            if stop is None:
+                await relay.over
+            else:
+                await asyncio.wait([relay.over, stop], return_when=asyncio.FIRST_COMPLETED)
+                if not relay.over.done():
+                    relay.over.cancel()
+                    request.finish()
+        finally:
+            self.release()
+
+    async def read(self) -> bytes:
+        """Return the whole body; RefusedError (502) when it breaks off or is too large."""
+        whole = _Whole(self._connection)
+        self.send_to(whole)
+        try:
+            return await whole.done
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Want no more of it."""
+        if not self._over and not self._broke:
+            self._broke = True
+            self._connection.abort()
+
+    def tunnel_to(self, other: Peer) -> UpstreamConnection:
+        """Make the connection one half of a tunnel and return it."""
+        self._over = True
+        self._connection.become_tunnel(other)
+        return self._connection
+
+
+class _Relay:
+    """Between an answer and a client. ``over`` is done once there is no more to send."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def piece(self, data: bytes) -> None:
+        if not self._request.answer_over:
+            self._request.write(data)
+
+    def ended(self, trailers: list[Header]) -> None:
+        if not self._request.answer_over:
+            self._request.finish(trailers)
+        self._done()
+
+    def broke(self) -> None:
+        log.info("upstream answer broke off")
+        if not self._request.answer_over:
+            self._request.break_off()
+        self._done()
+
+    def _done(self) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+class _Whole:
+    """Gathers a body."""
+
+    def __init__(self, connection: UpstreamConnection) -> None:
+        self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._connection = connection
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def piece(self, data: bytes) -> None:
+        self._size += len(data)
+        self._pieces.append(data)
+        if self._size > LARGEST:
+            self._connection.abort()
+            self.broke()
+
+    def ended(self, _: list[Header]) -> None:
+        if not self.done.done():
+            self.done.set_result(b"".join(self._pieces))
+
+    def broke(self) -> None:
+        if not self.done.done():
+            self.done.set_exception(RefusedError(bad_gateway("the API server's answer broke off")))

@@ -1,0 +1,280 @@
+"""One request as the handler sees it: what was asked, the body as it comes, and the answer as it goes out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol
+
+from eventcore.logs import get
+from proxycore.plane.chunks import LAST, chunk, last_chunk
+from proxycore.plane.heads import RequestHead, render_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from proxycore.headers import Header
+    from proxycore.plane.answers import Answered
+    from proxycore.plane.client import ClientConnection
+    from proxycore.statuses import RefusedError
+
+log = get("proxy.exchange")
+
+JSON: Final = "application/json"
+SERVER: Final = "tether-proxy"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_BODILESS: Final = frozenset({204, 304})
+_REASONS: Final = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    406: "Not Acceptable",
+    408: "Request Timeout",
+    410: "Gone",
+    417: "Expectation Failed",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+_NOBODY: Final = RequestHead(method="", target="", headers=[], keeps=False)
+
+
+class BodySink(Protocol):
+    """Takes the body of a request."""
+
+    def body_piece(self, piece: bytes, /) -> None:
+        """Take a piece."""
+
+    def body_ended(self, trailers: list[Header], /) -> None:
+        """The body is whole."""
+
+    def body_broke(self, error: RefusedError, /) -> None:
+        """The rest will never come; the error says why."""
+
+
+class Source(Protocol):
+    """Where an answer comes from."""
+
+    def pause(self) -> None:
+        """Send no more for now."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+
+class Request:
+    """One request. ``target`` is as it came; ``headers`` hold every field in order, values decoded from UTF-8."""
+
+    def __init__(self, connection: ClientConnection, head: RequestHead, peer: str) -> None:
+        self.method = head.method
+        self.target = head.target
+        self.headers = head.headers
+        self.length = head.length
+        self.expects = head.expects
+        self.peer = peer
+        self.body_over = head.length == 0
+        self.answer_begun = False
+        self.answer_code = 0
+        self.answer_over = False
+        self.held_bytes = 0
+        self._connection = connection
+        self._keeps = head.keeps
+        self._chunks = head.chunks
+        self._held: list[bytes] = []
+        self._trailers: list[Header] = []
+        self._broke: RefusedError | None = None
+        self._sink: BodySink | None = None
+        self._discard = False
+        self._source: Source | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._tunnel_over: asyncio.Future[None] | None = None
+        self._framing = ""  # of the answer: chunks, length, close, none
+        self._owed = 0
+        self._head = b""
+
+    @classmethod
+    def of_nobody(cls, connection: ClientConnection) -> Request:
+        """Return what stands for a request that could not be read, so that it can be answered."""
+        return cls(connection, _NOBODY, "")
+
+    def value(self, name: str) -> str:
+        """Return the first value of a header, "" without one; the name in lower case."""
+        return next((value for key, value in self.headers if key.lower() == name), "")
+
+    @property
+    def has_body(self) -> bool:
+        return self.length != 0
+
+    # The body.
+
+    def send_body_to(self, sink: BodySink) -> None:
+        """Hand over what has come of the body, and all that comes."""
+        self._sink = sink
+        held, self._held, self.held_bytes = self._held, [], 0
+        for piece in held:
+            sink.body_piece(piece)
+        if self._broke is not None:
+            sink.body_broke(self._broke)
+        elif self.body_over:
+            sink.body_ended(self._trailers)
+        else:
+            self._connection.body_wanted()
+
+    def leave_body(self) -> None:
+        """Hand over no more: who took the body is done."""
+        self._sink = None
+        self.discard_body()
+
+    def discard_body(self) -> None:
+        """Throw away the rest of the body."""
+        self._discard = True
+        self._held, self.held_bytes = [], 0
+
+    def hold_body(self, *, hold: bool) -> None:
+        """Let the client wait, or go on, with the body."""
+        if not self.body_over:
+            self._connection.hold_body(hold=hold)
+
+    def body_piece(self, piece: bytes) -> None:
+        if self._sink is not None:
+            self._sink.body_piece(piece)
+        elif not self._discard:
+            self._held.append(piece)
+            self.held_bytes += len(piece)
+
+    def body_ended(self, trailers: list[Header]) -> None:
+        self.body_over = True
+        self._trailers = trailers
+        if self._sink is not None:
+            self._sink.body_ended(trailers)
+
+    def body_broke(self, error: RefusedError) -> None:
+        self._broke = error
+        if self._sink is not None:
+            self._sink.body_broke(error)
+
+    def go_on(self) -> None:
+        """Tell a client that waits for it to send the body."""
+        if self.expects and not self.answer_begun:
+            self.expects = False
+            self._connection.transport.write(CONTINUE)
+
+    # The answer.
+
+    def reply(self, code: int, body: bytes, headers: Iterable[Header] = ()) -> None:
+        """Answer with a body of the proxy's own: JSON unless the headers say otherwise."""
+        own = [("Cache-Control", "no-cache, private"), ("Server", SERVER), *headers]
+        if not any(name == "Content-Type" for name, _ in own):
+            own.append(("Content-Type", JSON))
+        self.begin(code, _REASONS.get(code, "Answer"), own, length=len(body))
+        self.write(body)
+        self.finish()
+
+    def begin(self, code: int, reason: str, headers: list[Header], *, length: int | None = None) -> None:
+        """Begin an answer; ``length`` None: unknown. The head goes out with the first bytes of the body, or `flush`."""
+        if self.answer_begun:
+            raise RuntimeError("an answer has begun already")
+        self.answer_begun = True
+        self.answer_code = code
+        sent = [*headers]
+        if self.method == "HEAD" or code in _BODILESS:
+            self._framing = "none"
+            if length is not None and code != 204:  # noqa: PLR2004 - No Content has no length either
+                sent.append(("Content-Length", str(length)))
+        elif length is not None:
+            self._framing, self._owed = "length", length
+            sent.append(("Content-Length", str(length)))
+        elif self._chunks:
+            self._framing = "chunks"
+            sent.append(("Transfer-Encoding", "chunked"))
+        else:
+            self._framing, self._keeps = "close", False
+        if not self.body_over or self._connection.is_last:
+            self._keeps = False
+        if not self._keeps:
+            sent.append(("Connection", "close"))
+        self._head = render_answer(code, reason, sent)
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece of the body. It may go faster than the client reads: see `drain`, and `feed_from`."""
+        if not piece or self._framing == "none":
+            return
+        head, self._head = self._head, b""
+        if self._framing == "chunks":
+            piece = chunk(piece)
+        elif self._framing == "length":
+            self._owed -= len(piece)
+            if self._owed < 0:
+                self.break_off()
+                return
+        self._connection.transport.write(head + piece)
+
+    def flush(self) -> None:
+        """Send the head now if it still waits for the body."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._connection.transport.write(head)
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was sent; ConnectionError when it is gone."""
+        if self._connection.transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        if self._connection.is_stuck:
+            self._writable = asyncio.get_running_loop().create_future()
+            await self._writable
+
+    def finish(self, trailers: Iterable[Header] = ()) -> None:
+        """End the answer."""
+        if self.answer_over:
+            return
+        if self._framing == "length" and self._owed > 0:
+            self.break_off()
+            return
+        self.answer_over = True
+        end = (last_chunk(trailers, "latin-1") if trailers else LAST) if self._framing == "chunks" else b""
+        head, self._head = self._head, b""
+        if head or end:
+            self._connection.transport.write(head + end)
+        self._source = None
+        self._connection.answered(self, keeps=self._keeps)
+
+    def break_off(self) -> None:
+        """Break the connection: only so does the client learn that an answer is not whole."""
+        self.answer_over = True
+        self._connection.abort()
+
+    def feed_from(self, source: Source) -> None:
+        """Let the source wait whenever the client is slow."""
+        self._source = source
+        if self._connection.is_stuck:
+            source.pause()
+
+    async def tunnel(self, upstream: Answered, headers: list[Header]) -> None:
+        """Answer 101 and carry bytes both ways until a side closes."""
+        self.answer_begun = self.answer_over = True
+        self.answer_code = upstream.code
+        self._tunnel_over = asyncio.get_running_loop().create_future()
+        self._connection.transport.write(render_answer(upstream.code, upstream.reason, headers) + upstream.rest)
+        other = upstream.tunnel_to(self._connection)
+        if early := self._connection.become_tunnel(other):
+            other.take(early)
+        await self._tunnel_over
+
+    # From the connection.
+
+    def writing_paused(self) -> None:
+        if self._source is not None:
+            self._source.pause()
+
+    def writing_resumed(self) -> None:
+        if self._source is not None:
+            self._source.resume()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def client_gone(self) -> None:
+        if self._tunnel_over is not None and not self._tunnel_over.done():
+            self._tunnel_over.set_result(None)

@@ -1,0 +1,397 @@
+"""Connections to the API server: kept open, used by one request at a time, tried again only where that is safe."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import httptools
+
+from eventcore.logs import get
+from proxycore.plane.answers import Answered, StaleError
+from proxycore.plane.chunks import chunk, last_chunk
+from proxycore.plane.heads import render_request
+from proxycore.statuses import RefusedError, bad_gateway, gateway_timeout, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from proxycore.headers import Header
+    from proxycore.plane.client import Peer
+    from proxycore.plane.exchange import Request
+
+log = get("proxy.pool")
+
+CONNECT_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 75.0
+"""Seconds until an answer must begin, once the request is sent; an API server itself gives up after 60."""
+CONTINUE_SECONDS: Final = 1.0
+"""Seconds to wait for 100 Continue before a body is sent without it."""
+IDLE_SECONDS: Final = 55.0
+"""An unused connection is closed after this time, before an API server does it (90 s)."""
+MOST_IDLE: Final = 512
+LOOK_SECONDS: Final = 1.0
+HIGH_WATER: Final = 262_144
+LONGEST_HEAD: Final = 262_144
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_SWITCHING: Final = 101
+_CONTINUE: Final = 100
+_FINAL: Final = 200
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to the API server."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.transport: asyncio.Transport
+        self._pool = pool
+        self._loop = pool.loop
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: Answered | None = None
+        self._head: asyncio.Future[Answered] | None = None
+        self._request: Request | None = None
+        self._method = ""
+        self._chunked = False
+        self._body_sent = True
+        self._waits = False  # for 100 Continue
+        self._dirty = False  # bytes came that belong to no request
+        self._used = False
+        self._heard = False
+        self._reason = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._head_size = 0
+        self._interim = False
+        self._over = False
+        self._reusable = False
+        self._peer: Peer | None = None
+        self._stuck = False
+        self.since = self._loop.time()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another request may be sent."""
+        return not self.transport.is_closing() and self._answer is None and not self._dirty
+
+    # Asking.
+
+    def ask(self, head: bytes, method: str, body: Request | None, *, chunked: bool) -> asyncio.Future[Answered]:
+        """Send a request; the future holds its answer once that begins."""
+        self._method, self._request, self._chunked = method, body, chunked
+        self._body_sent = body is None
+        self._heard = self._over = False
+        self._answer = Answered(self)
+        self._head = self._loop.create_future()
+        self.since = self._loop.time()
+        self.transport.write(head)
+        if body is not None:
+            if body.expects:
+                self._waits = True
+                self._loop.call_later(CONTINUE_SECONDS, self._go_on, self._answer)
+            else:
+                body.send_body_to(self)
+        return self._head
+
+    def body_piece(self, piece: bytes) -> None:
+        self.since = self._loop.time()
+        if not self.transport.is_closing():
+            self.transport.write(chunk(piece) if self._chunked else piece)
+
+    def body_ended(self, trailers: list[Header]) -> None:
+        self.since = self._loop.time()
+        self._body_sent = True
+        if self._chunked and not self.transport.is_closing():
+            self.transport.write(last_chunk(self._pool.trailers(trailers)))
+
+    def body_broke(self, error: RefusedError) -> None:
+        self._fail(error)
+        self.abort()
+
+    def look(self, now: float) -> None:
+        """Give up an answer that does not begin."""
+        waiting = self._head is not None and not self._head.done() and (self._body_sent or self._stuck)
+        if waiting and now - self.since > self._pool.answer_seconds:
+            self._fail(RefusedError(gateway_timeout("the API server did not answer in time")))
+            self.abort()
+
+    # From the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # asyncio types the base class only
+        self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._peer is not None:
+            self._peer.take(data)
+            return
+        if self._answer is None:
+            self._dirty = True
+            self.abort()
+            return
+        self._heard = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as found:
+            self._upgraded(data[found.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            log.warning("the API server's answer cannot be used", error=type(error).__name__)
+            self._fail(_unusable())
+            self.abort()
+            return
+        if self._over:
+            self._settle()
+
+    def pause_writing(self) -> None:
+        self._stuck = True
+        if self._peer is not None:
+            self._peer.pause()
+        elif self._request is not None:
+            self._request.hold_body(hold=True)
+
+    def resume_writing(self) -> None:
+        self._stuck = False
+        if self._peer is not None:
+            self._peer.resume()
+        elif self._request is not None:
+            self._request.hold_body(hold=False)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._pool.closed(self)
+        if self._peer is not None:
+            self._peer.hang_up()
+            return
+        answer = self._answer
+        if answer is None:
+            return
+        if exc is None and answer.ends_with_connection and self._head is not None and self._head.done():
+            self._over = True
+            self._answer = None
+            answer.ended()
+            return
+        if self._used and not self._heard:
+            self._fail(StaleError())
+        else:
+            self._fail(RefusedError(unavailable("the API server cannot be reached; try again")))
+
+    # A tunnel, and the source of an answer.
+
+    def take(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def pause(self) -> None:
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        self.transport.resume_reading()
+
+    def hang_up(self) -> None:
+        self.transport.close()
+
+    def become_tunnel(self, other: Peer) -> None:
+        """Send all that comes from now on to the other side."""
+        self._peer = other
+        self._answer = None
+        if self._stuck:
+            other.pause()
+        self.transport.resume_reading()
+        if self.transport.is_closing():
+            other.hang_up()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.transport.abort()
+
+    # From the parser.
+
+    def on_message_begin(self) -> None:
+        self._reason, self._fields, self._head_size = b"", [], 0
+        self._interim = False
+        if self._over or self._answer is None:
+            self._dirty = True
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_size += len(name) + len(value)
+        self._fields.append((name, value))
+        if self._head_size > LONGEST_HEAD:
+            raise ValueError("the head is too large")
+
+    def on_headers_complete(self) -> None:
+        code = self._parser.get_status_code()
+        answer, head = self._answer, self._head
+        if self._over or answer is None or head is None or head.done():
+            self._dirty = True
+            return
+        if code < _FINAL and code != _SWITCHING:
+            self._interim = True
+            if code == _CONTINUE:
+                self._go_on(answer)
+            return
+        self._waits = False
+        self._reusable = self._parser.should_keep_alive()
+        answer.begin(code, self._reason, self._fields, method=self._method)
+        self._fields = []
+        head.set_result(answer)
+        if self._method == "HEAD":
+            self._over = True
+
+    def on_body(self, piece: bytes) -> None:
+        if self._over or self._answer is None:
+            self._dirty = True
+        else:
+            self._answer.piece(piece)
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            return
+        if self._answer is not None and self._fields:
+            self._answer.trailers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._fields]
+        self._over = True
+
+    # Ends.
+
+    def _settle(self) -> None:
+        answer, self._answer = self._answer, None
+        request, self._request = self._request, None
+        if request is not None:
+            request.leave_body()
+        reusable = self._reusable and not self._dirty and self._body_sent and not self._stuck
+        if self._method == "HEAD":
+            self._parser = httptools.HttpResponseParser(self)
+        if reusable:
+            self._used = True
+            self.since = self._loop.time()
+            self.transport.resume_reading()
+            self._pool.give_back(self)
+        else:
+            self.transport.abort()
+        if answer is not None:
+            answer.ended()
+
+    def _upgraded(self, rest: bytes) -> None:
+        if self._answer is None or self._answer.code != _SWITCHING:
+            self._fail(_unusable())
+            self.abort()
+            return
+        self._answer.rest = rest
+        self.transport.pause_reading()  # until the other side of the tunnel is known
+
+    def _go_on(self, answer: Answered) -> None:
+        request = self._request
+        if self._waits and answer is self._answer and request is not None and not self.transport.is_closing():
+            self._waits = False
+            request.go_on()
+            request.send_body_to(self)
+
+    def _fail(self, error: RefusedError | StaleError) -> None:
+        answer, self._answer = self._answer, None
+        request, self._request = self._request, None
+        if request is not None:
+            request.leave_body()
+        if self._head is not None and not self._head.done():
+            self._head.set_exception(error)
+        elif answer is not None:
+            answer.broke()
+
+
+class Pool:
+    """Connections to one server with one set of credentials. ``connect`` opens one; the protocol is made by it."""
+
+    def __init__(
+        self,
+        connect: Callable[[Callable[[], UpstreamConnection]], Awaitable[UpstreamConnection]],
+        *,
+        trailers: Callable[[list[Header]], list[Header]],
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.trailers = trailers
+        self.answer_seconds = answer_seconds
+        self._connect = connect
+        self._idle: list[UpstreamConnection] = []
+        self._all: set[UpstreamConnection] = set()
+        self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+
+    async def send(self, method: str, target: str, headers: list[Header], body: Request | None = None) -> Answered:
+        """Send a request and return its answer when it begins; RefusedError 502, 503 or 504 when none does.
+
+        Without a body, what reads only is sent once more when a kept connection turns out to be closed.
+        """
+        chunked = body is not None and body.length is None
+        if chunked:
+            headers = [*headers, ("Transfer-Encoding", "chunked")]
+        elif body is not None:
+            headers = [*headers, ("Content-Length", str(body.length))]
+        head = render_request(method, target, headers)
+        retries = body is None and method in _SAFE
+        while True:
+            connection = self._kept() or await self._open()
+            asked = connection.ask(head, method, body, chunked=chunked)
+            try:
+                return await asked
+            except asyncio.CancelledError:
+                connection.abort()
+                raise
+            except StaleError:
+                if not retries:
+                    raise RefusedError(unavailable("the API server closed the connection; try again")) from None
+                retries = False
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._timer.cancel()
+        for connection in list(self._all):
+            connection.abort()
+
+    def opened(self, connection: UpstreamConnection) -> None:
+        """Take note of a connection."""
+        self._all.add(connection)
+
+    def closed(self, connection: UpstreamConnection) -> None:
+        """Forget a connection."""
+        self._all.discard(connection)
+        with suppress(ValueError):
+            self._idle.remove(connection)
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        """Keep a connection for another request."""
+        if len(self._idle) < MOST_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.hang_up()
+
+    def _kept(self) -> UpstreamConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+        return None
+
+    async def _open(self) -> UpstreamConnection:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                return await self._connect(lambda: UpstreamConnection(self))
+        except TimeoutError:
+            raise RefusedError(gateway_timeout("the API server did not answer in time")) from None
+        except (OSError, ValueError) as error:
+            log.warning("no answer from the API server", error=error)
+            raise RefusedError(unavailable("the API server cannot be reached; try again")) from None
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        for connection in list(self._idle):
+            if now - connection.since > IDLE_SECONDS:
+                self._idle.remove(connection)
+                connection.hang_up()
+        for connection in list(self._all):
+            connection.look(now)
+        self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+
+
+def _unusable() -> RefusedError:
+    return RefusedError(bad_gateway("the API server's answer cannot be used"))

@@ -1,0 +1,316 @@
+"""The admission policies: Tether works under them, and whoever has taken over a worker's account makes nothing else.
+
+A real API server alone evaluates them; the embedded one serves no ``admissionregistration.k8s.io``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from eventcore.kube import api_path
+from tether import manifests
+
+if TYPE_CHECKING:
+    from tests.kubeapi import Client, Reply
+
+pytestmark = pytest.mark.xdist_group("cluster")
+
+Tenancy = Any
+Object = dict[str, Any]
+ACCOUNT = "gitops-reconciler"
+ENABLED = "capsule.addon.fluxcd/enabled"
+COMPONENT = "capsule-tether.io/component"
+MARK = "capsule-tether.io/account"
+RBAC = "rbac.authorization.k8s.io"
+ROLES, BINDINGS = api_path(RBAC, "v1", "clusterroles"), api_path(RBAC, "v1", "clusterrolebindings")
+WORKER = "system:serviceaccount:capsule-system:tether-worker"
+DRY = {"dryRun": "All"}
+
+
+@pytest.fixture
+async def worker(cluster: Any, admin: Any, until: Any) -> AsyncIterator[Client]:
+    """Whoever has the account of all workers, with the policies in force for as long as a test lasts."""
+    objects = manifests.read(manifests.shipped("deploy/admission"))
+    applier = manifests.Applier(admin, "person")
+    async with cluster.wire() as administrator:
+        client = administrator.acting(WORKER)
+        await applier.apply(objects)
+        try:
+            for collection in (ROLES, BINDINGS, *(place(kind, "default") for kind in ("secrets", "rolebindings"))):
+
+                async def in_force(collection: str = collection) -> bool:
+                    body: Object = {"metadata": {"name": "canary"}}
+                    if "bindings" in collection:
+                        body["roleRef"] = {"apiGroup": RBAC, "kind": "ClusterRole", "name": "view"}
+                    return denied(await client.post(collection, body, params=DRY))
+
+                await until(in_force)
+            yield client
+        finally:
+            for obj in reversed(objects):
+                await admin.delete(await applier.path(obj))
+
+
+def place(kind: str, namespace: str) -> str:
+    return api_path(RBAC if kind == "rolebindings" else "", "v1", kind, namespace=namespace)
+
+
+def denied(answer: Reply) -> bool:
+    """Tell whether a policy refused; RBAC's refusals are other ones."""
+    return answer.status == 422 and "ValidatingAdmissionPolicy" in answer.body["message"]
+
+
+def as_new(found: Object, **metadata: Any) -> Object:
+    """Return an object as somebody would make it anew, with other metadata."""
+    new = deepcopy(found)
+    kept = {key: new["metadata"].get(key) for key in ("name", "namespace", "labels", "annotations")}
+    new["metadata"] = {key: value for key, value in (kept | metadata).items() if value is not None}
+    return new
+
+
+async def test_tether_does_all_its_work_under_the_policies(
+    cluster: Any,
+    worker: Client,
+    tenancy: Tenancy,
+    until: Any,
+) -> None:
+    await cluster.restart("router", "worker", TETHER_FLUX_SERVICE_ACCOUNT=ACCOUNT)
+    try:
+        # Given an owner that is enabled gets everything, in its namespaces too
+        await tenancy.make()
+        own = await tenancy.make_usable("production")
+        lockdown = f"tether:lockdown:{tenancy.home}:{ACCOUNT}"
+        await tenancy.must("Secret", own, f"{ACCOUNT}-kubeconfig")
+        await tenancy.must("RoleBinding", own, lockdown)
+        before = await tenancy.must("ClusterRoleBinding", "", tenancy.impersonator)
+
+        # When somebody edits what Tether made, then it is put right
+        subjects = [{"kind": "User", "apiGroup": RBAC, "name": "mallory"}]
+        await tenancy.admin.merge_patch(f"{BINDINGS}/{tenancy.impersonator}", {"subjects": subjects})
+        await tenancy.admin.delete(f"{place('secrets', tenancy.home)}/{ACCOUNT}-token")
+        await tenancy.must("Secret", tenancy.home, f"{ACCOUNT}-token-2")
+
+        async def put_right() -> bool:
+            found = await tenancy.get("ClusterRoleBinding", "", tenancy.impersonator)
+            return found is not None and bool(found["subjects"] == before["subjects"])
+
+        await until(put_right)
+
+        # When it is switched off, then everything goes
+        await tenancy.apply(tenancy.account(**{ENABLED: "false"}))
+        for kind, namespace, name in (
+            ("RoleBinding", own, lockdown),
+            ("Secret", own, f"{ACCOUNT}-kubeconfig"),
+            ("Secret", tenancy.home, f"{ACCOUNT}-token"),
+            ("RoleBinding", tenancy.home, ACCOUNT),
+            ("ClusterRoleBinding", "", tenancy.impersonator),
+            ("ClusterRole", "", tenancy.impersonator),
+        ):
+            await tenancy.gone(kind, namespace, name)
+    finally:
+        await cluster.restart("router", "worker")
+
+
+async def test_with_the_workers_account_nobody_grants_anything_else(
+    worker: Client, tenancy: Tenancy, other: Tenancy
+) -> None:
+    await tenancy.make()
+    await other.make()
+    home = await tenancy.must("RoleBinding", tenancy.home, ACCOUNT)
+    role = await tenancy.must("ClusterRole", "", tenancy.impersonator)
+    binding = await tenancy.must("ClusterRoleBinding", "", tenancy.impersonator)
+    mallory = {"kind": "User", "apiGroup": RBAC, "name": "mallory"}
+    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
+    mine, theirs = home["subjects"][0], {**home["subjects"][0], "namespace": other.home}
+    admin_role = {"apiGroup": RBAC, "kind": "ClusterRole", "name": "cluster-admin"}
+    marks = {MARK: f"{tenancy.home}/second"}
+
+    # Given objects of our shape are accepted, what is refused below is refused for its difference
+    await tenancy.admin.delete(f"{place('rolebindings', tenancy.home)}/{ACCOUNT}")
+    # (Tether makes it anew at the same time, so either comes first.)
+    assert (await worker.post(place("rolebindings", tenancy.home), as_new(home), params=DRY)).status in {201, 409}
+
+    bindings, elsewhere = place("rolebindings", tenancy.home), place("rolebindings", "kube-system")
+    one, at_home, account, shape, named = (
+        "must bind one ServiceAccount of its own namespace",
+        "at home it must bear the name",
+        "must name an account",
+        "itself and nothing else",
+        "the name of an impersonator role",
+    )
+    at_system = {"namespace": "kube-system", "annotations": {MARK: f"kube-system/{ACCOUNT}"}}
+    lockdown = f"tether:lockdown:{tenancy.home}:{ACCOUNT}"
+    aggregated = {COMPONENT: "rbac", "rbac.authorization.k8s.io/aggregate-to-admin": "true"}
+    rule = role["rules"][0]
+    everybody = {"kind": "Group", "apiGroup": RBAC, "name": "system:authenticated"}
+    owner = [{"apiVersion": "v1", "kind": "Pod", "name": "a", "uid": "a"}]
+    tries = [
+        (one, bindings, as_new(home) | {"subjects": [mallory]}),
+        (one, bindings, as_new(home) | {"subjects": [mine, mallory]}),
+        (one, bindings, as_new(home) | {"subjects": []}),
+        (one, bindings, as_new(home) | {"subjects": [theirs]}),
+        (at_home, bindings, as_new(home) | {"subjects": [{**mine, "name": "default"}]}),
+        (at_home, bindings, as_new(home, name="a")),
+        (at_home, bindings, as_new(home, name=None, generateName="a")),
+        ("must be rbac", bindings, as_new(home, labels=None)),
+        (account, bindings, as_new(home, annotations=None)),
+        (account, bindings, as_new(home, name="second", annotations=marks)),
+        ("have no owner", bindings, as_new(home, ownerReferences=owner)),
+        ("the role must be one", bindings, as_new(home) | {"roleRef": {**admin_role, "name": "edit"}}),
+        (account, elsewhere, as_new(home, **at_system) | {"subjects": [{**mine, "namespace": "kube-system"}]}),
+        (one, elsewhere, as_new(home, namespace="kube-system")),
+        (one, place("rolebindings", other.home), as_new(home, namespace=other.home)),
+        ("in a namespace of the tenant", bindings, as_new(home, name=lockdown)),
+        ("in a tenant's namespace it must", bindings, as_new(home, name=f"{lockdown}x")),
+        (named, ROLES, as_new(role, name="a-impersonator")),
+        (named, ROLES, as_new(role, name=f"{tenancy.home}-0123456789")),
+        (shape, ROLES, as_new(role) | {"rules": [everything]}),
+        (shape, ROLES, as_new(role) | {"rules": [*role["rules"], everything]}),
+        (shape, ROLES, as_new(role) | {"rules": [{**rule, "resourceNames": [other.user]}]}),
+        (shape, ROLES, as_new(role) | {"rules": [{**rule, "resourceNames": [tenancy.user, other.user]}]}),
+        (shape, ROLES, as_new(role) | {"rules": [{**rule, "resources": ["users", "groups"]}]}),
+        (shape, ROLES, as_new(role) | {"rules": [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]}),
+        ("must not aggregate", ROLES, as_new(role) | {"aggregationRule": {"clusterRoleSelectors": [{}]}}),
+        ("must not be aggregated", ROLES, as_new(role, labels=aggregated)),
+        ("of its own name", BINDINGS, as_new(binding) | {"roleRef": admin_role}),
+        ("of its own name", BINDINGS, as_new(binding) | {"roleRef": admin_role, "subjects": [mallory]}),
+        ("must bind the account", BINDINGS, as_new(binding) | {"subjects": [theirs]}),
+        ("must bind the account", BINDINGS, as_new(binding) | {"subjects": [mine, theirs]}),
+        ("must bind the account", BINDINGS, as_new(binding) | {"subjects": [everybody]}),
+        (named, BINDINGS, as_new(binding, name="a") | {"roleRef": {**admin_role, "name": "a"}}),
+    ]
+    for why, collection, body in tries:
+        answer = await worker.post(collection, body, params=DRY)
+        assert denied(answer), (why, body, answer)
+        assert why in answer.body["message"], (body, answer)
+
+    # Names with a hash are ours too
+    hashed = f"{tenancy.impersonator}-0123456789"
+    assert (await worker.post(ROLES, as_new(role, name=hashed), params=DRY)).status == 201
+
+    # Nor is what is there changed, marked or deleted: ours into something else, or somebody else's
+    own = {
+        "rules": (f"{ROLES}/{tenancy.impersonator}", {"rules": [everything]}),
+        "subjects": (f"{BINDINGS}/{tenancy.impersonator}", {"subjects": [mallory]}),
+        "marks of another account": (
+            f"{ROLES}/{tenancy.impersonator}",
+            {"metadata": {"annotations": {MARK: f"{other.home}/{ACCOUNT}"}}},
+        ),
+        "marks off": (f"{ROLES}/{tenancy.impersonator}", {"metadata": {"labels": {COMPONENT: None}}}),
+        "a role of Kubernetes": (f"{ROLES}/view", {"rules": [everything]}),
+        "marks on": (f"{ROLES}/view", {"metadata": {"labels": {COMPONENT: "rbac"}, "annotations": marks}}),
+        "a binding of Kubernetes": (f"{BINDINGS}/cluster-admin", {"subjects": [mallory]}),
+    }
+    for what, (path, patch) in own.items():
+        answer = await worker.patch(path, patch, **DRY)
+        assert denied(answer), (what, answer)
+    for path in (f"{ROLES}/view", f"{BINDINGS}/cluster-admin", f"{elsewhere}/system::leader-locking-kube-scheduler"):
+        answer = await worker.delete(path, params=DRY)
+        assert denied(answer), (path, answer)
+
+
+async def test_with_the_workers_account_nobody_makes_other_secrets_and_tokens(
+    worker: Client, tenancy: Tenancy, other: Tenancy
+) -> None:
+    await tenancy.make()
+    await other.make()
+    foreign = await other.make_usable("production")
+    await tenancy.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": "second", "namespace": tenancy.home},
+        }
+    )
+    home, system, theirs = (place("secrets", namespace) for namespace in (tenancy.home, "kube-system", foreign))
+    config = await tenancy.must("Secret", tenancy.home, f"{ACCOUNT}-kubeconfig")
+    token = await tenancy.must("Secret", tenancy.home, f"{ACCOUNT}-token")
+    legacy = "kubernetes.io/service-account-token"
+
+    def static(name: str, account: str, mark: str) -> Object:
+        annotations = {MARK: mark, "kubernetes.io/service-account.name": account}
+        metadata = {"name": name, "labels": {COMPONENT: "token"}, "annotations": annotations}
+        return {"metadata": metadata, "type": legacy}
+
+    # Given Secrets of our shape are accepted
+    own_mark = f"{tenancy.home}/{ACCOUNT}"
+    for body in (as_new(config, name=f"{ACCOUNT}-again"), static(f"{ACCOUNT}-token-9", ACCOUNT, own_mark)):
+        accepted = await worker.post(home, body, params=DRY)
+        assert accepted.status == 201, accepted
+
+    own, account = f"{ACCOUNT}-a", "must name an account"
+    platform = {"namespace": "kube-system", "annotations": {MARK: f"kube-system/{ACCOUNT}"}}
+    tries = [
+        ("must be token or kubeconfig", home, as_new(config, name=own, labels=None)),
+        ("must be token or kubeconfig", home, as_new(config, name=own, labels={COMPONENT: "rbac"})),
+        (account, home, as_new(config, name=own, annotations=None)),
+        ("must begin with the name", home, as_new(config, name="a")),
+        ("stays in the home", theirs, as_new(token, namespace=foreign, name=own)),
+        ("in a namespace of the tenant", theirs, as_new(config, namespace=foreign, name=own)),
+        ("in a namespace of the tenant", system, as_new(config, namespace="kube-system", name=own)),
+        (account, system, as_new(config, name=own, **platform)),
+        ("a static token of its account", home, static(own, "second", own_mark)),
+        (account, home, static("second-a", "second", f"{tenancy.home}/second")),
+        (account, system, static("default-a", "default", "kube-system/default")),
+        ("Opaque", home, as_new(config, name=own) | {"type": "bootstrap.kubernetes.io/token"}),
+        (
+            "nobody but its account",
+            home,
+            as_new(token, name=own, ownerReferences=[{"apiVersion": "v1", "kind": "Pod", "name": "a", "uid": "a"}]),
+        ),
+    ]
+    for why, collection, body in tries:
+        answer = await worker.post(collection, body, params=DRY)
+        assert denied(answer), (why, body, answer)
+        assert why in answer.body["message"], (body, answer)
+
+    foreign_secret = f"{place('secrets', 'capsule-system')}/capsule-proxy"
+    assert denied(await worker.patch(foreign_secret, {"data": {"ca.crt": "Zm9yZWlnbg=="}}, **DRY))
+    assert denied(await worker.delete(foreign_secret, params=DRY))
+    stolen = {"metadata": {"annotations": {MARK: f"{other.home}/{ACCOUNT}"}}}
+    assert denied(await worker.patch(f"{home}/{ACCOUNT}-kubeconfig", stolen, **DRY))
+
+    def asked(**bound: str) -> Object:
+        spec: Object = {"expirationSeconds": 600}
+        return {"spec": spec | ({"boundObjectRef": {"apiVersion": "v1"} | bound} if bound else {})}
+
+    tokens = {
+        "no binding": (own_mark, asked()),
+        "another binding": (own_mark, asked(kind="Secret", name=f"{ACCOUNT}-kubeconfig")),
+        "a pod": (own_mark, asked(kind="Pod", name=f"{ACCOUNT}-token-1")),
+        "another account": (f"{tenancy.home}/second", asked(kind="Secret", name="second-token-1")),
+        "the platform's": ("kube-system/default", asked(kind="Secret", name="default-token-1")),
+    }
+    for what, (whose, body) in tokens.items():
+        namespace, name = whose.split("/")
+        answer = await worker.post(f"{place('serviceaccounts', namespace)}/{name}/token", body)
+        assert denied(answer), (what, answer)
+
+
+async def test_with_more_rights_by_mistake_a_worker_still_writes_nothing_else(
+    worker: Client, tenancy: Tenancy, until: Any
+) -> None:
+    # Given an administrator bound the worker to cluster-admin
+    name = f"mistake-{tenancy.name}"
+    subject = {"kind": "ServiceAccount", "name": "tether-worker", "namespace": "capsule-system"}
+    body = {"roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": "cluster-admin"}, "subjects": [subject]}
+    await tenancy.apply({"apiVersion": f"{RBAC}/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name}} | body)
+    try:
+        tries: list[tuple[str, Object]] = [
+            (api_path("", "v1", "namespaces"), {}),
+            (api_path("", "v1", "configmaps", namespace="default"), {}),
+            (api_path("", "v1", "serviceaccounts", namespace="kube-system"), {}),
+            (api_path(RBAC, "v1", "roles", namespace="kube-system"), {"rules": []}),
+        ]
+        for collection, new in tries:
+
+            async def refused(collection: str = collection, new: Object = new) -> bool:
+                return denied(await worker.post(collection, {"metadata": {"name": name}} | new, params=DRY))
+
+            await until(refused)
+    finally:
+        await tenancy.admin.delete(f"{BINDINGS}/{name}")

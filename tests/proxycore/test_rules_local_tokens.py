@@ -1,0 +1,256 @@
+"""Which tokens are believed without a review: those whose account, Secret, key, issuer, audience and time all fit."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import jwt
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from eventcore.errors import KubeUnreachableError
+from eventcore.grants import AccountGrant, BoundSecret, Grant
+from eventcore.kube import api_path
+from proxycore.local_tokens import ISSUER_PATH, KEYS_FLOOR, KEYS_TTL, ClusterKeys, LocalTokens
+
+if TYPE_CHECKING:
+    from eventcore.keys import Key
+
+NOW = 1_000_000.0
+ISSUER = "https://issuer.example"
+GRANT = AccountGrant(
+    namespace="oil-system", name="sa", uid="u1", secrets=(BoundSecret(name="s1", uid="secret-1", generation=1),)
+)
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+CURVE = ec.generate_private_key(ec.SECP256R1())
+
+
+def jwk(key: Any, kid: str, **more: str) -> dict[str, Any]:
+    algorithm: Any = jwt.algorithms.RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else jwt.algorithms.ECAlgorithm
+    return {**algorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig", **more}
+
+
+class Server:
+    """The API server's two documents."""
+
+    def __init__(self) -> None:
+        self.keys = [jwk(RSA, "k1"), jwk(CURVE, "k2")]
+        self.asked: list[str] = []
+        self.away = False
+
+    async def get(self, path: str, /) -> bytes:
+        self.asked.append(path)
+        if self.away:
+            raise KubeUnreachableError("away")
+        return msgspec.json.encode({"issuer": ISSUER} if path == ISSUER_PATH else {"keys": self.keys})
+
+
+class Parts:
+    """Local tokens with everything that decides in reach of a test."""
+
+    def __init__(self) -> None:
+        self.server = Server()
+        self.now = NOW
+        self.fresh = True
+        self.grants: dict[Key, Grant] = {GRANT.key(): GRANT}
+        self.keys = ClusterKeys(self.server, clock=lambda: self.now)
+        self.tokens = LocalTokens(self.keys, lambda: self, lambda: self.fresh, clock=lambda: self.now)
+        self.tokens.learn(frozenset({"api"}))
+
+    def get(self, target: Key, /) -> Grant | None:
+        return self.grants.get(target)
+
+
+@pytest.fixture
+def parts() -> Parts:
+    return Parts()
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    about = {
+        "namespace": "oil-system",
+        "serviceaccount": {"name": "sa", "uid": "u1"},
+        "secret": {"name": "s1", "uid": "secret-1"},
+    }
+    found = {
+        "iss": ISSUER,
+        "sub": "system:serviceaccount:oil-system:sa",
+        "aud": ["api"],
+        "exp": NOW + 600,
+        "nbf": NOW - 1,
+        "jti": "j",
+        "kubernetes.io": about | changes.pop("about", {}),
+    }
+    return found | changes
+
+
+def signed(key: Any = RSA, kid: str = "k1", algorithm: str = "RS256", headers: Any = None, **changes: Any) -> str:
+    return jwt.encode(claims(**changes), key, algorithm=algorithm, headers={"kid": kid} | (headers or {}))
+
+
+@pytest.mark.parametrize("token", [signed(), signed(CURVE, "k2", "ES256")], ids=["RS256", "ES256"])
+async def test_a_token_of_a_live_account_record_is_believed_without_a_review(parts: Parts, token: str) -> None:
+    found = await parts.tokens.verify(token)
+
+    assert found is not None
+    assert (found.identity.user, found.identity.uid) == ("system:serviceaccount:oil-system:sa", "u1")
+    assert found.identity.groups == (
+        "system:serviceaccounts",
+        "system:serviceaccounts:oil-system",
+        "system:authenticated",
+    )
+    assert (found.secret_uid, found.expiry) == ("secret-1", NOW + 600)
+
+
+def unsigned(**changes: Any) -> str:
+    parts = [{"alg": "none", "kid": "k1"}, claims(**changes)]
+    return ".".join(base64.urlsafe_b64encode(msgspec.json.encode(one)).decode().rstrip("=") for one in parts) + "."
+
+
+def public_key_as_secret() -> str:
+    """Return the classic: HMAC with the public key as its secret."""
+    numbers = base64.urlsafe_b64encode(jwk(RSA, "k1")["n"].encode()).decode()
+    return jwt.encode(claims(), numbers, algorithm="HS256", headers={"kid": "k1"})
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param(signed(OTHER), id="signed with another key"),
+        pytest.param(signed(kid="k9"), id="unknown key id"),
+        pytest.param(signed(kid="k2"), id="key of another algorithm"),
+        pytest.param(signed(algorithm="RS512"), id="another algorithm"),
+        pytest.param(unsigned(), id="no signature"),
+        pytest.param(public_key_as_secret(), id="HMAC with the public key"),
+        pytest.param(signed(headers={"crit": ["x"], "x": 1}), id="critical header"),
+        pytest.param(signed(iss="https://other.example"), id="another issuer"),
+        pytest.param(signed(aud=["other"]), id="another audience"),
+        pytest.param(signed(exp=NOW), id="expired"),
+        pytest.param(signed(nbf=NOW + 5), id="not yet valid"),
+        pytest.param(signed(sub="system:serviceaccount:oil-system:other"), id="subject is another"),
+        pytest.param(signed(about={"namespace": "gas-system"}), id="another namespace"),
+        pytest.param(signed(about={"serviceaccount": {"name": "sa", "uid": "u0"}}), id="the account before"),
+        pytest.param(signed(about={"secret": {"name": "s1", "uid": "secret-0"}}), id="a rotated Secret"),
+        pytest.param(signed(about={"secret": None}), id="bound to nothing"),
+        pytest.param("not.a.token", id="no token"),
+        pytest.param(signed()[:-8] + "AAAAAAAA", id="signature changed"),
+    ],
+)
+async def test_any_other_token_is_left_to_a_review(parts: Parts, token: str) -> None:
+    assert await parts.tokens.verify(token) is None
+    assert await parts.tokens.verify(signed()) is not None
+
+
+async def test_without_current_grants_or_a_grant_nothing_is_believed_here(parts: Parts) -> None:
+    parts.fresh = False
+    assert await parts.tokens.verify(signed()) is None
+    parts.fresh = True
+    parts.grants.clear()
+
+    assert await parts.tokens.verify(signed()) is None
+    assert parts.server.asked == []
+
+
+async def test_no_audience_is_believed_that_the_api_server_did_not_take(parts: Parts) -> None:
+    tokens = LocalTokens(parts.keys, lambda: parts, lambda: True, clock=lambda: NOW)
+
+    before = await tokens.verify(signed())
+    tokens.learn(frozenset({"api"}))
+
+    assert before is None
+    assert await tokens.verify(signed()) is not None
+
+
+async def test_a_new_key_is_read_at_once_but_not_more_often_than_the_floor(parts: Parts) -> None:
+    assert await parts.tokens.verify(signed()) is not None
+    for attempt in range(5):
+        assert await parts.tokens.verify(signed(kid=f"invented-{attempt}")) is None
+    assert len(parts.server.asked) == 2
+
+    parts.server.keys.append(jwk(OTHER, "k3"))
+    parts.now += KEYS_FLOOR
+
+    assert await parts.tokens.verify(signed(OTHER, "k3")) is not None
+    assert len(parts.server.asked) == 4
+
+
+async def test_a_withdrawn_key_is_not_believed_past_its_time_and_neither_is_an_absent_server(parts: Parts) -> None:
+    token = signed(exp=NOW + 10 * KEYS_TTL)
+    assert await parts.tokens.verify(token) is not None
+    parts.server.away = True
+    parts.now += KEYS_TTL + 1
+    assert await parts.tokens.verify(token) is None
+
+    parts.server.away = False
+    parts.server.keys = [jwk(OTHER, "k1")]
+    parts.now += KEYS_FLOOR
+
+    assert await parts.tokens.verify(token) is None
+
+
+def value(world: Any, result: str) -> float:
+    return float(world.role.metrics.registry.get_sample_value("tether_proxy_identity_total", {"result": result}) or 0)
+
+
+async def test_a_rotated_token_costs_no_review_and_a_revoked_one_ends_at_once(generations: Generations) -> None:
+    world = generations.world
+    first = await generations.generation(1)
+    assert (await world.client(first).get("/api/v1/namespaces")).status == 200
+    assert (value(world, "reviewed"), value(world, "local")) == (1, 0)  # the audience is learned from it
+
+    second = await generations.generation(2)
+    reply = await world.client(second).get("/api/v1/namespaces")
+
+    assert reply.names == ["oil-1"]
+    assert (value(world, "reviewed"), value(world, "local")) == (1, 1)
+
+    await generations.withdraw_generation(2)
+
+    assert (await world.client(second).get("/api/v1/namespaces")).status == 401
+    assert (await world.client(first).get("/api/v1/namespaces")).status == 200
+
+
+class Generations:
+    """Binding Secrets of one account, and its grant."""
+
+    def __init__(self, world: Any, uid: str) -> None:
+        self.world = world
+        self._uid = uid
+        self._secrets: dict[int, BoundSecret] = {}
+
+    async def generation(self, number: int) -> str:
+        """Return a token of a new generation, with the grant that names it."""
+        path = api_path("", "v1", "secrets", namespace="oil-system")
+        made = msgspec.json.decode(await self.world.admin.create(path, {"metadata": {"name": f"sa-{number}"}}))
+        uid = made["metadata"]["uid"]
+        self._secrets[number] = BoundSecret(name=f"sa-{number}", uid=uid, generation=number)
+        await self._write()
+        spec = {"boundObjectRef": {"apiVersion": "v1", "kind": "Secret", "name": f"sa-{number}", "uid": uid}}
+        path = api_path("", "v1", "serviceaccounts", namespace="oil-system", name="sa") + "/token"
+        return str(msgspec.json.decode(await self.world.admin.create(path, {"spec": spec}))["status"]["token"])
+
+    async def withdraw_generation(self, number: int) -> None:
+        """Take a generation out of the grant; its Secret still stands, so the API server goes on believing it."""
+        del self._secrets[number]
+        await self._write()
+
+    async def _write(self) -> None:
+        secrets = tuple(self._secrets[number] for number in sorted(self._secrets))
+        await self.world.grant(AccountGrant(namespace="oil-system", name="sa", uid=self._uid, secrets=secrets))
+        await self.world.settle()
+
+
+@pytest.fixture
+async def generations(world: Any) -> Generations:
+    user, _ = await world.account("oil-system", "sa")
+    account = msgspec.json.decode(
+        await world.admin.get(api_path("", "v1", "serviceaccounts", namespace="oil-system", name="sa"))
+    )
+    await world.capsule_users(("Group", "system:serviceaccounts"))
+    await world.tenant("oil", "oil-1")
+    await world.owns("ServiceAccount", user, "oil")
+    await world.settle()
+    return Generations(world, account["metadata"]["uid"])

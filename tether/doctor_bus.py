@@ -1,0 +1,66 @@
+"""Looking at NATS for `tether doctor`: is it there, is the topology right, does anybody watch and work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import nats.errors
+
+from eventcore import topology
+from eventcore.bus import Bus as Connection
+from eventcore.errors import BusError, SettingsError, StreamMissingError
+from eventcore.events import Mark, decode_body, now
+from eventcore.keys import LANES, WORKERS, lane_consumer
+from eventcore.logs import redact
+from tether.doctor_snapshot import Bus
+from tether.status_read import consumers, read_all
+
+if TYPE_CHECKING:
+    from eventcore.settings import Settings
+
+
+async def look_at_bus(settings: Settings) -> Bus:
+    """Return what NATS says; that it cannot be reached is a finding too."""
+    url = redact(settings.nats_url)
+    try:
+        connection = await Connection.connect(settings, "tether")
+    except (BusError, SettingsError) as error:
+        return Bus(url=url, error=redact(str(error)))
+    try:
+        differences = tuple(str(d) for d in await topology.apply(connection, settings, dry_run=True))
+        return Bus(
+            url=url,
+            differences=differences,
+            ages=await _ages(connection),
+            idle=await _idle(connection),
+            dead_letters=await _dead_letters(connection),
+        )
+    except (BusError, nats.errors.Error, TimeoutError) as error:
+        return Bus(url=url, error=f"answers, but cannot be read: {str(error) or type(error).__name__}")
+    finally:
+        await connection.close()
+
+
+async def _ages(connection: Connection) -> dict[str, float]:
+    try:
+        marks = [decode_body(Mark, m.data) async for m in read_all(connection, topology.OBJECTS, "marks.*", last=True)]
+    except StreamMissingError:
+        return {}
+    return {mark.kind: max(0.0, (now() - mark.time).total_seconds()) for mark in marks}
+
+
+async def _idle(connection: Connection) -> tuple[str, ...]:
+    found = {info.name: info for info in await consumers(connection, topology.WORK)}
+    idle = []
+    for worker in WORKERS:
+        lanes = [found[name] for lane in range(LANES) if (name := lane_consumer(worker, lane)) in found]
+        if lanes and not any(lane.num_waiting or lane.num_ack_pending for lane in lanes):
+            idle.append(worker)
+    return tuple(idle)
+
+
+async def _dead_letters(connection: Connection) -> int:
+    try:
+        return len([1 async for _ in read_all(connection, topology.DLQ, "dlq.>")])
+    except StreamMissingError:
+        return 0

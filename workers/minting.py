@@ -1,0 +1,201 @@
+"""Making a token of either mode, and making it the current one."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from eventcore.errors import AlreadyExistsError, ConflictError, KubeError, NotFoundError
+from eventcore.events import now
+from eventcore.kube import IssuedToken
+from workers.desired import (
+    ANNOTATION_ACCOUNT_UID,
+    ANNOTATION_DIGEST,
+    ANNOTATION_GENERATION,
+    ANNOTATION_MODE,
+    ANNOTATION_RETIRE,
+    FOREVER,
+    LEGACY_TYPE,
+    Target,
+    Token,
+    TokenMode,
+    account_ref,
+    binding_secret,
+    digest,
+    timestamp,
+    token_secret,
+)
+from workers.names import binding_name
+
+if TYPE_CHECKING:
+    from eventcore.consumer import Run
+    from workers.context import Context
+    from workers.entitlement import Entitlement
+    from workers.ownership import Account
+    from workers.writing import Existing
+
+PATIENCE: Final = 3
+"""Tries after which an Event says why there is no token."""
+
+
+class Mint(msgspec.Struct, frozen=True):
+    """A token that is to be made: ``action`` is the audit's, ``overlap`` how many seconds the one before stays good."""
+
+    mode: TokenMode
+    action: Literal["minted", "rotated"]
+    overlap: float
+
+
+async def mint_token(
+    context: Context, run: Run, entitlement: Entitlement, existing: Existing | None, mint: Mint
+) -> Token | None:
+    """Make the next generation current; None while Kubernetes has not filled the Secret of a static one yet."""
+    account = entitlement.account
+    await context.judge.confirm(entitlement)
+    if mint.mode == "static":
+        generation, binding = await _legacy(context, run, entitlement, existing)
+        if (text := token_text(binding)) is None:
+            return None
+        issued = IssuedToken(token=text, expires=FOREVER)
+    else:
+        generation, binding = await _bind(context, run, entitlement, existing)
+        issued = await _request(context, run, entitlement, binding)
+    written = now()
+    token = Token(
+        generation=generation,
+        binding=str(binding.metadata["name"]),
+        binding_uid=binding.uid,
+        account_uid=entitlement.uid,
+        minted=datetime.fromisoformat(str(binding.metadata["creationTimestamp"])),
+        expires=issued.expires,
+        written=written,
+        retire=written + timedelta(seconds=mint.overlap),
+        digest=digest(issued.token),
+        mode=mint.mode,
+    )
+    manifest = token_secret(account, entitlement.tenant, token, issued.token)
+    if await context.writer.ensure(run, manifest, _permitted, action="") not in {"created", "updated"}:
+        raise ConflictError(f"{manifest.target} has just been changed by somebody else")
+    ends = "never expires"
+    if mint.mode == "bound":
+        ends = f"expires {issued.expires.astimezone(UTC).isoformat(timespec='seconds')}"
+    message = f"generation {generation}, {ends}"
+    await context.writer.record(run, mint.action, manifest.target, account, entitlement.tenant, message=message)
+    return token
+
+
+async def _permitted() -> None:
+    """The right to mint was confirmed already."""
+
+
+async def _request(context: Context, run: Run, entitlement: Entitlement, binding: Existing) -> IssuedToken:
+    """Ask the API server for a token that is bound to a Secret; when it goes on refusing, an Event says why."""
+    account = entitlement.account
+    topic = f"token {account}"
+    run.check()
+    try:
+        issued = await context.client.token_request(
+            account.namespace,
+            account.name,
+            audiences=context.settings.audiences(),
+            expiration_seconds=int(context.settings.token_ttl),
+            bound_secret=(str(binding.metadata["name"]), binding.uid),
+        )
+    except KubeError as error:
+        await context.client.delete(_path(account, str(binding.metadata["name"])), uid=binding.uid)
+        if run.request.attempt >= PATIENCE:
+            message = f"the API server gives out no token: {error}"
+            regarding = account_ref(account, entitlement.uid)
+            await context.writer.tell(run, topic, regarding, reason="TokenRefused", message=message)
+        raise
+    context.writer.settle(topic)
+    return issued
+
+
+async def supersede(context: Context, run: Run, account: Account, existing: Existing | None, token: Token) -> None:
+    """Note on the generation before when its time is over; without it, more rotations would prolong that."""
+    before = Token.of_annotations(existing.annotations) if existing else None
+    if before is None:
+        return
+    patch = {"uid": before.binding_uid, "annotations": {ANNOTATION_RETIRE: timestamp(token.retire)}}
+    run.check()
+    with suppress(NotFoundError, ConflictError):
+        await context.client.merge_patch(_path(account, binding_name(account, before.generation)), {"metadata": patch})
+
+
+def _path(account: Account, name: str) -> str:
+    return Target("Secret", account.namespace, name).path
+
+
+async def _bind(
+    context: Context, run: Run, entitlement: Entitlement, existing: Existing | None
+) -> tuple[int, Existing]:
+    """Make the binding Secret of the next generation; return the generation and the Secret."""
+    account = entitlement.account
+    known = [generation_of(one.metadata.annotations) for one in context.relations.objects_of(account, "token")]
+    if existing is not None:
+        known.append(generation_of(existing.annotations))
+    generation = max(known, default=0)
+    while True:
+        generation += 1
+        manifest = binding_secret(account, entitlement.tenant, entitlement.uid, generation)
+        try:
+            return generation, await context.writer.create(run, manifest)
+        except AlreadyExistsError:
+            run.log.debug("generation is taken", generation=generation)
+
+
+async def _legacy(
+    context: Context, run: Run, entitlement: Entitlement, existing: Existing | None
+) -> tuple[int, Existing]:
+    """Return the next generation of a static token and its Secret: one that is on its way already, else a new one."""
+    account = entitlement.account
+    others = (one.metadata.annotations for one in context.relations.objects_of(account, "token"))
+    known = [generation_of(annotations) for annotations in others if not _may_become_current(annotations)]
+    if existing is not None:
+        known.append(generation_of(existing.annotations))
+    generation = max(known, default=0)
+    while True:
+        generation += 1
+        manifest = binding_secret(account, entitlement.tenant, entitlement.uid, generation, "static")
+        found = await context.writer.read(manifest.target)
+        if found is None:
+            with suppress(AlreadyExistsError):
+                return generation, await context.writer.create(run, manifest)
+        elif (
+            found.body.get("type") == LEGACY_TYPE
+            and found.belongs_to(account)
+            and _may_become_current(found.annotations)
+            and found.annotations.get(ANNOTATION_ACCOUNT_UID) == entitlement.uid
+            and "deletionTimestamp" not in found.metadata
+        ):
+            return generation, found
+
+
+def token_text(existing: Existing) -> str | None:
+    """Return the token in a token Secret, None when there is none."""
+    try:
+        text = base64.b64decode((existing.body.get("data") or {}).get("token", ""), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError, TypeError):
+        return None
+    return text or None
+
+
+def _may_become_current(annotations: dict[str, str]) -> bool:
+    """Tell whether a Secret is that of a static token whose time is not over."""
+    return (
+        annotations.get(ANNOTATION_MODE) == "static"
+        and ANNOTATION_RETIRE not in annotations
+        and ANNOTATION_DIGEST not in annotations
+    )
+
+
+def generation_of(annotations: dict[str, str]) -> int:
+    """Return the token generation that annotations name, 0 without one."""
+    text = annotations.get(ANNOTATION_GENERATION, "")
+    return int(text) if text.isdecimal() else 0

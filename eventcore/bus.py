@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections import deque
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -35,10 +34,7 @@ from eventcore.keys import Key, audit_subject, encode, timer_subject, work_subje
 from eventcore.logs import get
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from nats.aio.msg import Msg
-    from nats.aio.subscription import Subscription
+    from collections.abc import Callable
 
     from eventcore.metrics import Metrics
     from eventcore.settings import Settings
@@ -367,123 +363,6 @@ class Bus:
             subject=subject,
             time=events.now(),
         )
-
-
-class Pull:
-    """A pull consumer's messages, over an inbox of its own.
-
-    ``nats-py``'s fetch may hand out a message that an earlier, timed-out pull was given; here each message belongs to
-    the pull that is outstanding, so :attr:`sent` (monotonic seconds) is never later than its delivery.
-    """
-
-    def __init__(self, bus: Bus, stream: str, consumer: str) -> None:
-        self._bus = bus
-        self.consumer = consumer
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._subscription: Subscription | None = None
-        self._delivered: deque[Msg] = deque()
-        self._awake = asyncio.Event()
-        self.sent = 0.0
-
-    async def request(self, *, batch: int, expires: float, heartbeat: float = 0.0) -> None:
-        """Send a pull for up to ``batch`` messages, open for ``expires`` seconds."""
-        if self._subscription is None:
-            self._subscription = await self._bus.nc.subscribe(self._bus.nc.new_inbox(), cb=self._take)
-        body: dict[str, int] = {"batch": batch, "expires": int(expires * 1e9)}
-        if heartbeat:
-            body["idle_heartbeat"] = int(heartbeat * 1e9)
-        self.sent = time.monotonic()
-        await self._bus.nc.publish(self._subject, msgspec.json.encode(body), reply=self._subscription.subject)
-
-    async def next(self, timeout: float) -> Msg | None:  # noqa: ASYNC109 -- read at the call, cleaned up here
-        """Return the next message or status of the pull, None when :meth:`wake` was called; TimeoutError."""
-        if not self._delivered:
-            async with asyncio.timeout(timeout):
-                await self._awake.wait()
-        self._awake.clear()
-        return self._delivered.popleft() if self._delivered else None
-
-    def wake(self) -> None:
-        """Let :meth:`next` return."""
-        self._awake.set()
-
-    @contextmanager
-    def waking(self, stopping: asyncio.Event) -> Iterator[None]:
-        """Wake when the connection came back, whose old pulls nobody answers, and when ``stopping`` is set."""
-        stop = asyncio.ensure_future(stopping.wait())
-        stop.add_done_callback(lambda _: self.wake())
-        self._bus.on_reconnect.append(self.wake)
-        try:
-            yield
-        finally:
-            self._bus.on_reconnect.remove(self.wake)
-            stop.cancel()
-
-    async def close_and_give_back(self) -> None:
-        """Unsubscribe first, then give back what was delivered and not taken: the server delivers it elsewhere."""
-        for message in await self.close():
-            with suppress(nats.errors.Error):
-                await message.nak()
-
-    async def close(self) -> list[Msg]:
-        """Unsubscribe, and return the messages that had been delivered and nobody took."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            with suppress(nats.errors.Error):
-                await subscription.unsubscribe()
-        left = [message for message in self._delivered if status_of(message) is None]
-        self._delivered.clear()
-        return left
-
-    async def _take(self, message: Msg) -> None:
-        self._delivered.append(message)
-        self._awake.set()
-
-
-def status_of(message: Msg) -> str | None:
-    """Return the status of a pull's answer ("404", "408", "409", "503", "100" for a heartbeat), None for a message."""
-    if message.data or not message.headers or message.reply.startswith("$JS.ACK"):
-        return None
-    return message.headers.get("Status")
-
-
-def message_of(message: Msg) -> BusMessage:
-    """Return a delivered message as a BusMessage."""
-    metadata = message.metadata
-    return BusMessage(
-        subject=message.subject,
-        sequence=metadata.sequence.stream,
-        time=metadata.timestamp,
-        headers=dict(message.headers or {}),
-        data=message.data,
-    )
-
-
-async def pause(stopping: asyncio.Event, seconds: float) -> None:
-    """Wait so many seconds, or until ``stopping`` is set."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), seconds)
-
-
-async def end(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel tasks and wait until they are done; their results and errors are not looked at.
-
-    Cancelled once is not enough: ``asyncio.wait_for`` of Python 3.11, which nats-py uses, drops a cancellation that
-    meets its result.
-    """
-    running = {task for task in tasks if not task.done()}
-    while running:
-        for task in running:
-            task.cancel()
-        _, running = await asyncio.wait(running, timeout=1.0)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not report it
-
-
-def later(seconds: float) -> datetime:
-    """Return the time in so many seconds."""
-    return events.now() + timedelta(seconds=seconds)
 
 
 def _credentials(settings: Settings) -> dict[str, Any]:

@@ -24,21 +24,24 @@ import msgspec
 import nats.errors
 from structlog.typing import FilteringBoundLogger
 
-from eventcore.bus import Bus, Pull, end, later, message_of, pause, status_of
 from eventcore.errors import BusError, EventError, KubeError, LeaseLostError
 from eventcore.events import DeadLetter, WorkRequest, decode_body, now
 from eventcore.keys import LANES, Key, WorkerName, lane_consumer, parse_work_subject
 from eventcore.logs import get
+from eventcore.pulling import Pull, message_of, status_of
 from eventcore.topology import WORK
+from eventcore.waiting import end, later, pause
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from nats.aio.msg import Msg
 
+    from eventcore.bus import Bus
     from eventcore.metrics import Metrics
+    from eventcore.reading import Reader
     from eventcore.settings import Settings
-    from eventcore.views import ObjectRecord, ObjectsView, Reader
+    from eventcore.views import ObjectRecord, ObjectsView
 
 log = get("consumer")
 

@@ -13,12 +13,13 @@ import msgspec
 import nats.errors
 import nats.js.errors
 
-from eventcore.bus import Pull, pause, status_of
 from eventcore.errors import BusError, EventError
 from eventcore.events import DeadLetter, now
 from eventcore.keys import parse_work_subject
 from eventcore.logs import get
+from eventcore.pulling import Pull, status_of
 from eventcore.topology import DLQ, MOVER, WORK
+from eventcore.waiting import pause
 
 if TYPE_CHECKING:
     import asyncio

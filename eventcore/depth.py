@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import nats.errors
 
-from eventcore.bus import pause
 from eventcore.errors import BusError
 from eventcore.keys import WORKERS
 from eventcore.logs import get
 from eventcore.topology import WORK, consumers_of
+from eventcore.waiting import pause
 
 if TYPE_CHECKING:
     import asyncio

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from eventcore.grants import Grant
     from eventcore.keys import Key
-    from eventcore.views import AccessView, Change, GrantRecord, ObjectRecord, ObjectsView, Reader
+    from eventcore.reading import Reader
+    from eventcore.views import AccessView, Change, GrantRecord, ObjectRecord, ObjectsView
     from proxycore.identities import Grants, Identity
 
 log = get("proxy.feed")

@@ -12,7 +12,8 @@ from proxycore.policy import Freshness
 if TYPE_CHECKING:
     from eventcore.health import Readiness
     from eventcore.metrics import Metrics
-    from eventcore.views import AccessView, GrantRecord, ObjectRecord, ObjectsView, Reader
+    from eventcore.reading import Reader
+    from eventcore.views import AccessView, GrantRecord, ObjectRecord, ObjectsView
 
 KINDS: Final = ("Namespace", "Tenant")
 """The kinds whose watchers must be alive for grants to be true."""

@@ -13,7 +13,7 @@ from eventcore.bus import Bus
 from eventcore.errors import KubeError, StartError
 from eventcore.kube import METADATA_LIST, KubeClient, api_path
 from eventcore.kube_auth import KubeAuth
-from eventcore.views import Reader
+from eventcore.reading import Reader
 from proxycore.auditing import Auditor
 from proxycore.authentication import Authenticator
 from proxycore.certificates import ServingCertificate

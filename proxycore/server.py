@@ -52,7 +52,8 @@ from proxycore.watching import BOOKMARK_INTERVAL, NamespaceWatch, selected
 
 if TYPE_CHECKING:
     from eventcore.metrics import Metrics
-    from eventcore.views import AccessView, GrantRecord, Reader
+    from eventcore.reading import Reader
+    from eventcore.views import AccessView, GrantRecord
     from proxycore.auditing import Auditor
     from proxycore.authentication import Authenticator, Caller
     from proxycore.feed import NamespaceFeed

@@ -12,9 +12,10 @@ import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
-from eventcore.bus import RETRY_PAUSE, Pull, message_of, status_of
+from eventcore.bus import RETRY_PAUSE
 from eventcore.errors import EventError, StreamMissingError
 from eventcore.events import AuditRecord, decode_body
+from eventcore.pulling import Pull, message_of, status_of
 from eventcore.topology import AUDIT
 
 if TYPE_CHECKING:

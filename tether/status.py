@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import nats.errors
 
-from eventcore.bus import Bus, end
+from eventcore.bus import Bus
 from eventcore.errors import BusError, StartError, StreamMissingError
 from eventcore.events import now
+from eventcore.reading import Reader
 from eventcore.topology import AUDIT, DLQ, WORK
-from eventcore.views import Reader
+from eventcore.waiting import end
 from tether.status_model import Queues, Status, assemble, of_tenant
 from tether.status_read import consumers, peek, read_all
 from workers.relations import Relations

@@ -10,8 +10,9 @@ import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 
-from eventcore.bus import BusMessage, Pull, message_of, status_of
+from eventcore.bus import BusMessage
 from eventcore.errors import BusError, StreamMissingError
+from eventcore.pulling import Pull, message_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from eventcore.bus import end
+from eventcore.waiting import end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable

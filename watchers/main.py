@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from eventcore.bus import Bus
 from eventcore.kube import KubeClient
-from eventcore.views import Reader
+from eventcore.reading import Reader
 from watchers.kinds import rows
 from watchers.metrics import WatchMetrics
 from watchers.watching import KindWatcher, Tools

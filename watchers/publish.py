@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from eventcore.bus import Bus, PubAck
     from eventcore.kube import KubeClient
     from eventcore.metrics import Metrics
+    from eventcore.reading import Reader
     from eventcore.settings import Settings
-    from eventcore.views import ObjectRecord, ObjectsView, Reader
+    from eventcore.views import ObjectRecord, ObjectsView
     from watchers.kinds import KindRow
     from watchers.metrics import WatchMetrics
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
 
-from eventcore.bus import end
 from eventcore.errors import (
     ForbiddenError,
     GoneError,
@@ -33,6 +32,7 @@ from eventcore.events import AuditRecord
 from eventcore.events import now as time_now
 from eventcore.kube_watch import list_pages, watch
 from eventcore.logs import get
+from eventcore.waiting import end
 from watchers.answers import UnreadableError, position, read
 from watchers.backoff import Backoff
 from watchers.marks import Freshness, Marker
@@ -47,8 +47,9 @@ if TYPE_CHECKING:
     from eventcore.kube import KubeClient
     from eventcore.kube_watch import WatchEvent
     from eventcore.metrics import Metrics
+    from eventcore.reading import Reader
     from eventcore.settings import Settings
-    from eventcore.views import ObjectRecord, ObjectsView, Reader
+    from eventcore.views import ObjectRecord, ObjectsView
     from watchers.kinds import KindRow
     from watchers.metrics import WatchMetrics
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from eventcore.bus import Bus
     from eventcore.consumer import Reconcile, Run
     from eventcore.kube import KubeClient
+    from eventcore.reading import Reader
     from eventcore.settings import Settings
-    from eventcore.views import ObjectRecord, ObjectsView, Reader
+    from eventcore.views import ObjectRecord, ObjectsView
 
 SOON: Final = 0.2
 """Seconds until a look again at what another worker or watcher is just bringing about."""

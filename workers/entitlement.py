@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from eventcore.kube import KubeClient
+    from eventcore.reading import Reader
     from eventcore.settings import Settings
-    from eventcore.views import ObjectRecord, ObjectsView, Reader
+    from eventcore.views import ObjectRecord, ObjectsView
     from workers.relations import Relations
 
 T = TypeVar("T")

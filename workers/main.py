@@ -8,12 +8,13 @@ import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from eventcore.bus import Bus, pause
+from eventcore.bus import Bus
 from eventcore.consumer import run_worker
 from eventcore.dead_letters import move
 from eventcore.depth import measure
 from eventcore.kube import KubeClient
-from eventcore.views import Reader
+from eventcore.reading import Reader
+from eventcore.waiting import pause
 from workers import access, kubeconfig, rbac, token
 from workers.context import Context
 from workers.replaying import replay

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from eventcore.errors import StreamMissingError
 from eventcore.events import WorkRequest
 from eventcore.keys import LANES, WORKERS, lane_consumer
+from eventcore.reading import Reader
 from eventcore.topology import WORK
-from eventcore.views import Reader
 from workers.relations import Relations
 from workers.routing import Route, all_routes
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from eventcore.bus import pause
 from eventcore.errors import BusError
 from eventcore.events import WorkRequest
 from eventcore.keys import Key, WorkerName
 from eventcore.logs import get
+from eventcore.waiting import pause
 from workers.relations import Relations
 from workers.routing import Route, all_routes, route
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from eventcore.bus import Bus
     from eventcore.metrics import Metrics
+    from eventcore.reading import Reader
     from eventcore.settings import Settings
-    from eventcore.views import AccessView, Change, GrantRecord, ObjectRecord, ObjectsView, Reader
+    from eventcore.views import AccessView, Change, GrantRecord, ObjectRecord, ObjectsView
 
 log = get("workers.router")
 

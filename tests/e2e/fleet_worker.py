@@ -19,8 +19,8 @@ from eventcore.bus import Bus
 from eventcore.consumer import Done, Result, Retry, Run, run_worker
 from eventcore.errors import WrongSequenceError
 from eventcore.metrics import Metrics
+from eventcore.reading import Reader
 from eventcore.settings import load
-from eventcore.views import Reader
 
 
 class Held(msgspec.Struct):

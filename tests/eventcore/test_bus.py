@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eventcore.bus import Bus, KvEntry, Pull, status_of
+from eventcore.bus import Bus, KvEntry
 from eventcore.errors import (
     BusUnreachableError,
     NoJetStreamError,
@@ -21,6 +21,7 @@ from eventcore.errors import (
 from eventcore.events import AuditRecord, DeadLetter, WorkRequest, decode_body, now
 from eventcore.keys import key, lane_consumer, timer_subject, work_subject
 from eventcore.metrics import Metrics
+from eventcore.pulling import Pull, status_of
 from eventcore.settings import Settings, load
 from tether.devcluster.nats import NatsServer
 from tether.devcluster.pki import ClusterPki

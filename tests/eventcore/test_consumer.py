@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from eventcore import consumer, dead_letters, depth, topology
-from eventcore.bus import Pull, status_of
 from eventcore.consumer import Again, Done, Lease, Result, Retry, Run, Terminal, Worker, backoff
 from eventcore.errors import KubeError, LeaseLostError
 from eventcore.events import DeadLetter, WorkRequest, decode_body, now, object_event
 from eventcore.keys import Key, ObjectKey, encode, key, lane_consumer, timer_subject
-from eventcore.views import ObjectRecord, ObjectsView, Reader
+from eventcore.pulling import Pull, status_of
+from eventcore.reading import Reader
+from eventcore.views import ObjectRecord, ObjectsView
 
 if TYPE_CHECKING:
     from eventcore.bus import Bus

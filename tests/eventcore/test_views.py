@@ -16,7 +16,8 @@ from eventcore.events import Mark, encode_body, now, object_event
 from eventcore.grants import TenantGrant, encode_grant
 from eventcore.keys import ObjectKey, key, mark_subject
 from eventcore.objects import tombstone
-from eventcore.views import Change, ObjectRecord, ObjectsView, Reader
+from eventcore.reading import Reader
+from eventcore.views import Change, ObjectRecord, ObjectsView
 
 if TYPE_CHECKING:
     from eventcore.metrics import Metrics

@@ -15,12 +15,13 @@ from aiohttp import web
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from eventcore import topology
-from eventcore.bus import BusMessage, message_of
+from eventcore.bus import BusMessage
 from eventcore.kube import KubeClient
 from eventcore.logs import get
 from eventcore.metrics import Metrics
 from eventcore.process import Role
-from eventcore.views import Reader
+from eventcore.pulling import message_of
+from eventcore.reading import Reader
 from watchers.kinds import KindRow, rows
 from watchers.main import watch
 from watchers.metrics import WatchMetrics

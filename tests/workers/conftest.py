@@ -16,7 +16,7 @@ import yaml
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from eventcore import topology
-from eventcore.bus import Bus, end
+from eventcore.bus import Bus
 from eventcore.errors import NotFoundError
 from eventcore.events import AuditRecord, decode_body
 from eventcore.grants import AccountGrant, Grant, TenantGrant, decode_grant
@@ -25,6 +25,7 @@ from eventcore.kube import KubeClient, api_path
 from eventcore.logs import get
 from eventcore.process import Role
 from eventcore.settings import Settings
+from eventcore.waiting import end
 from tether.devcluster.api import ApiOptions, EmbeddedApi
 from tether.devcluster.nats import NatsServer
 from tether.devcluster.pki import ClusterPki

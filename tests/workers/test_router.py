@@ -16,7 +16,7 @@ from eventcore.events import Mark, WorkRequest, decode_body, encode_body, now, o
 from eventcore.grants import TenantGrant, encode_grant
 from eventcore.keys import ObjectKey, key, mark_subject, parse_work_subject, work_subject
 from eventcore.objects import tombstone
-from eventcore.views import Reader
+from eventcore.reading import Reader
 from workers.replaying import PENDING, replay
 from workers.router import Router, due_between
 

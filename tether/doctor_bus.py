@@ -12,8 +12,9 @@ from eventcore.errors import BusError, SettingsError, StreamMissingError
 from eventcore.events import Mark, decode_body, now
 from eventcore.keys import LANES, WORKERS, lane_consumer
 from eventcore.logs import redact
+from eventcore.topology import consumers_of
 from tether.doctor_snapshot import Bus
-from tether.status_read import consumers, read_all
+from tether.status_read import read_all
 
 if TYPE_CHECKING:
     from eventcore.settings import Settings
@@ -50,7 +51,7 @@ async def _ages(connection: Connection) -> dict[str, float]:
 
 
 async def _idle(connection: Connection) -> tuple[str, ...]:
-    found = {info.name: info for info in await consumers(connection, topology.WORK)}
+    found = {info.name: info for info in await consumers_of(connection, topology.WORK)}
     idle = []
     for worker in WORKERS:
         lanes = [found[name] for lane in range(LANES) if (name := lane_consumer(worker, lane)) in found]

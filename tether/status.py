@@ -12,10 +12,10 @@ from eventcore.bus import Bus
 from eventcore.errors import BusError, StartError, StreamMissingError
 from eventcore.events import now
 from eventcore.reading import Reader
-from eventcore.topology import AUDIT, DLQ, WORK
+from eventcore.topology import AUDIT, DLQ, WORK, consumers_of
 from eventcore.waiting import end
 from tether.status_model import Queues, Status, assemble, of_tenant
-from tether.status_read import consumers, peek, read_all
+from tether.status_read import peek, read_all
 from workers.relations import Relations
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Looker:
         return found
 
     async def _queues(self) -> Queues:
-        infos = {info.name: info for info in await consumers(self._bus, WORK)}
+        infos = {info.name: info for info in await consumers_of(self._bus, WORK)}
         in_hand: dict[str, int] = {}
         for name, info in infos.items():
             worker = name.rpartition("-")[0]

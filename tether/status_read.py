@@ -17,8 +17,6 @@ from eventcore.pulling import Pull, message_of, status_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from nats.js.api import ConsumerInfo
-
     from eventcore.bus import Bus
 
 _BATCH: Final = 256
@@ -93,16 +91,3 @@ async def peek(bus: Bus, stream: str, subject: str) -> AsyncGenerator[BusMessage
                 headers=dict(raw.headers or {}),
                 data=raw.data or b"",
             )
-
-
-async def consumers(bus: Bus, stream: str) -> list[ConsumerInfo]:
-    """Return every consumer of a stream, none where there is no such stream."""
-    found: list[ConsumerInfo] = []
-    while True:
-        try:
-            page = await bus.js.consumers_info(stream, offset=len(found))
-        except NotFoundError:
-            return found
-        found += page
-        if not page:
-            return found

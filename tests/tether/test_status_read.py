@@ -11,11 +11,11 @@ import pytest
 from eventcore.errors import StreamMissingError
 from eventcore.events import AuditRecord, DeadLetter, WorkRequest
 from eventcore.keys import key
-from eventcore.topology import AUDIT, DLQ, WORK
+from eventcore.topology import AUDIT, DLQ, WORK, consumers_of
 from tether.doctor_bus import look_at_bus
 from tether.status import pictures
 from tether.status_model import waiting_of
-from tether.status_read import consumers, peek, read_all
+from tether.status_read import peek, read_all
 
 if TYPE_CHECKING:
     from eventcore.bus import Bus
@@ -49,10 +49,10 @@ async def test_an_empty_stream_and_one_that_is_missing(bus: Bus) -> None:
 
 
 async def test_a_reader_leaves_no_consumer_behind(bus: Bus) -> None:
-    before = {info.name for info in await consumers(bus, AUDIT)}
+    before = {info.name for info in await consumers_of(bus, AUDIT)}
     await bus.audit(record("oil", "1"))
     _ = [message async for message in read_all(bus, AUDIT, "audit.>")]
-    assert {info.name for info in await consumers(bus, AUDIT)} == before
+    assert {info.name for info in await consumers_of(bus, AUDIT)} == before
 
 
 async def test_requests_are_seen_without_being_taken(bus: Bus) -> None:

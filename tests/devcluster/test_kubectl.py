@@ -158,6 +158,19 @@ async def test_what_create_sends_in_protobuf_arrives_whole(kubectl: Kubectl) -> 
     assert gathering["aggregationRule"] == {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]}
 
 
+async def test_create_deployment_arrives_whole(kubectl: Kubectl) -> None:
+    await kubectl(
+        "create", "deployment", "web", "--image=example.org/web:1", "--replicas=2", "--port=80", "--", "serve"
+    )
+
+    made = json.loads((await kubectl("get", "deployment", "web", "-o", "json")).out)["spec"]
+
+    assert (made["replicas"], made["selector"]["matchLabels"]) == (2, {"app": "web"})
+    (container,) = made["template"]["spec"]["containers"]
+    assert (container["name"], container["image"], container["command"]) == ("web", "example.org/web:1", ["serve"])
+    assert container["ports"] == [{"containerPort": 80}]
+
+
 async def test_create_says_what_exists_already(kubectl: Kubectl) -> None:
     # given
     await kubectl("create", "namespace", "x")

@@ -220,7 +220,27 @@ _ACCESS = _message(
 )
 _BOUND_OBJECT = _message({1: ("kind", _text), 2: ("apiVersion", _text), 3: ("name", _text), 4: ("uid", _text)})
 
+# What `kubectl create deployment` sends: image, command, port and replicas.
+_CONTAINER = _message(
+    {
+        1: ("name", _text),
+        2: ("image", _text),
+        3: ("command", Repeated(_text)),
+        4: ("args", Repeated(_text)),
+        6: ("ports", Repeated(_message({1: ("name", _text), 3: ("containerPort", _int), 4: ("protocol", _text)}))),
+    }
+)
+_POD_TEMPLATE = _message({1: ("metadata", _METADATA), 2: ("spec", _message({2: ("containers", Repeated(_CONTAINER))}))})
+_DEPLOYMENT_SPEC = _message(
+    {
+        1: ("replicas", _int),
+        2: ("selector", _message({1: ("matchLabels", MapOf(_text))})),
+        3: ("template", _POD_TEMPLATE),
+    }
+)
+
 _KINDS: dict[str, Fields] = {
+    "Deployment": {1: ("metadata", _METADATA), 2: ("spec", _DEPLOYMENT_SPEC)},
     "Namespace": {1: ("metadata", _METADATA), 2: ("spec", _message({1: ("finalizers", Repeated(_text))}))},
     "ConfigMap": {
         1: ("metadata", _METADATA),

@@ -386,6 +386,26 @@ async def test_on_stop_what_is_in_hand_is_finished_and_the_rest_is_given_back_at
     assert len(recorder.runs) == 1
 
 
+async def test_a_stop_in_the_midst_of_a_storm_leaves_nothing_unanswered(
+    bus: Bus, reader: Reader[ObjectsView, ObjectRecord], settings: Settings, metrics: Metrics
+) -> None:
+    # What is on its way to a worker when it stops would else wait for the whole of ack_wait.
+    for round_ in range(6):
+        stop = asyncio.Event()
+        recorder = Recorder()
+        working = asyncio.ensure_future(Worker(bus, reader, "rbac", recorder, settings, metrics).run(stop))
+        storm = [
+            asyncio.ensure_future(bus.work("rbac", key("a", str(n)), WorkRequest(reason="event"))) for n in range(100)
+        ]
+        await recorder.until(1 + round_)
+        stop.set()
+        await asyncio.wait_for(working, 20)
+        await asyncio.gather(*storm)
+        async with asyncio.timeout(settings.ack_wait / 3):  # the server takes what was given back in its own time
+            while any(lane.num_ack_pending for lane in await topology.consumers_of(bus, "WORK")):
+                await asyncio.sleep(0.02)
+
+
 async def test_long_work_keeps_its_lane_by_signs_of_life(
     make_settings: MakeSettings,
     bus: Bus,

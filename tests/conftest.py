@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -16,9 +17,13 @@ from eventcore.metrics import Metrics
 from eventcore.settings import Settings, load
 from tether.devcluster.nats import NatsServer
 
-# No test depends on how fast the machine is.
+# No test depends on how fast the machine is; in CI the examples are the same in every run, elsewhere they are new ones.
 hypothesis.settings.register_profile(
-    "tether", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+    "tether",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    print_blob=True,
 )
 hypothesis.settings.load_profile("tether")
 

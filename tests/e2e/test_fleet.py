@@ -91,11 +91,12 @@ async def test_no_key_has_two_live_holders_and_no_state_goes_back(
     # Given three worker processes, and somebody who writes down every value in the order of its writing
     written: dict[str, list[int]] = defaultdict(list)
     complete = asyncio.Event()
+    version = last = 0
 
     async def note(message: Msg) -> None:
         name = message.subject.removeprefix(f"$KV.{BUCKET}.")
         written[name].append(int(message.data))
-        if all(values and values[-1] == VERSIONS for values in (written[k] for k in KEYS)):
+        if last and all(values and values[-1] == last for values in (written[k] for k in KEYS)):
             complete.set()
 
     await bus.nc.subscribe(f"$KV.{BUCKET}.>", cb=note)
@@ -104,18 +105,19 @@ async def test_no_key_has_two_live_holders_and_no_state_goes_back(
     stream = (await bus.stream_state("OBJECTS")).created
 
     # When thousands of events come for few keys, and in their midst one process stands still for longer than ack_wait
-    async def burst(first: int, last: int) -> None:
-        for version in range(first, last + 1):
-            await asyncio.gather(*(publish(bus, stream, name, version) for name in KEYS))
+    async def burst(first: int, end: int) -> None:
+        for number in range(first, end + 1):
+            await asyncio.gather(*(publish(bus, stream, name, number) for name in KEYS))
 
-    await burst(1, VERSIONS // 4)
-    async with asyncio.timeout(30):
-        while not all(log.exists() for log in logs):
-            await asyncio.sleep(0.02)
+    async with asyncio.timeout(60):
+        while version < VERSIONS // 4 or not all(log.exists() for log in logs):  # until all three take part
+            version += 1
+            await burst(version, version)
     paused = fleet[0]
     paused.send_signal(signal.SIGSTOP)
     before = asyncio.get_running_loop().time()
-    await burst(VERSIONS // 4 + 1, VERSIONS)
+    last = version + VERSIONS
+    await burst(version + 1, last)
     await asyncio.sleep(
         max(0.0, before + 4.0 - asyncio.get_running_loop().time())
     )  # beyond ack_wait, whatever the speed

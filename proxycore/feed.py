@@ -234,7 +234,7 @@ class NamespaceFeed:
                     break
 
     async def _learn(self) -> None:
-        await asyncio.sleep(PACE)
+        await asyncio.sleep(PACE)  # changes of grants are gathered, see PACE
         unknown = [past for past in self._past if past.version is None]
         unknown_grants = [past for past in self._grant_past if past.version is None]
         version = await self._measure()

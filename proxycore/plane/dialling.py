@@ -77,7 +77,7 @@ class Dialler:
                 transport = await loop.start_tls(
                     outer, made, self._tls, server_hostname=self._name, ssl_handshake_timeout=HANDSHAKE_SECONDS
                 )
-        except BaseException:
+        except BaseException:  # a cancellation too must not leave the socket open
             outer.abort()
             raise
         if transport is None:

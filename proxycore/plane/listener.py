@@ -70,7 +70,7 @@ class Listener:
             log.warning("connections are broken at the end of the grace", left=len(self._connections))
             for connection in list(self._connections):
                 connection.abort()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one turn of the loop, in which the aborted transports close
         if self._timer is not None:
             self._timer.cancel()
         for task in list(self._tasks):

@@ -25,7 +25,7 @@ import msgspec
 import pytest
 
 from eventcore.bus import Bus
-from eventcore.errors import NotFoundError
+from eventcore.errors import ForbiddenError, NotFoundError
 from eventcore.events import AuditRecord, decode_body
 from eventcore.kube import KubeClient, api_path
 from eventcore.settings import Settings, load
@@ -342,8 +342,6 @@ class Tenancy:
 
 async def may(request: Awaitable[T]) -> T | None:
     """Return the answer, or None where it was refused or a thing was not there."""
-    from eventcore.errors import ForbiddenError  # noqa: PLC0415 -- used here alone
-
     try:
         return await request
     except (ForbiddenError, NotFoundError):

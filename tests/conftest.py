@@ -65,10 +65,8 @@ MakeBus = Callable[..., Awaitable[Bus]]
 @pytest.fixture
 async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     """A nats-server with JetStream of its own, on a free port."""
-    server = NatsServer(tmp_path / "nats")
-    await server.start()
-    yield server
-    await server.stop()
+    async with NatsServer(tmp_path / "nats") as server:
+        yield server
 
 
 @pytest.fixture

@@ -153,7 +153,9 @@ class Judge:
         return any(owner in owners for owner in identities(account))
 
     async def confirm_namespace(self, name: str, tenant: str) -> None:
-        """Ask the API server whether a namespace is provably the tenant's; OutdatedError if not."""
+        """Ask the API server whether a namespace is provably the tenant's; OutdatedError if not, or if it is nobody's."""
+        if not tenant:
+            raise OutdatedError(f"Namespace {name} has just left its Tenant")
         namespace, fresh = await self._namespace(name), await self._tenant(tenant)
         if namespace is None or fresh is None or namespace_tenant(namespace, {tenant: fresh}) is None:
             raise OutdatedError(f"Namespace {name} has just left Tenant {tenant}")

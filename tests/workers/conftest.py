@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from eventcore import topology
@@ -289,14 +290,15 @@ class Line:
             await self.moved()
 
     async def follow(self, stream: str) -> None:
-        config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, mem_storage=True)
-        subscription = await self.bus.js.subscribe(
-            ">", stream=stream, config=config, ordered_consumer=False, manual_ack=True
-        )
-        async for message in subscription.messages:
+        """Follow a stream from its start; what cannot be followed fails here, not where somebody waits for it."""
+
+        async def take(message: Msg) -> None:
             if stream == topology.AUDIT:
                 self.audit.append(decode_body(AuditRecord, message.data))
             await self.moved()
+
+        config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, mem_storage=True)
+        await self.bus.js.subscribe(">", stream=stream, config=config, ordered_consumer=False, manual_ack=True, cb=take)
 
     def role(self, name: str, **changes: Any) -> Role:
         return Role(name=name, settings=msgspec.structs.replace(self.settings, **changes), log=get("test"))
@@ -366,13 +368,9 @@ async def make_line(tmp_path: Path, worker_pki: ClusterPki) -> AsyncIterator[Mak
             stack.push_async_callback(client.close)
             line = Line(api, nats, client, bus, settings)
             await line.put_ca()
-            tasks = [
-                asyncio.ensure_future(line.follow_cluster()),
-                asyncio.ensure_future(line.follow(topology.AUDIT)),
-                asyncio.ensure_future(line.follow(topology.ACCESS)),
-            ]
-
-            stack.push_async_callback(end, *tasks)
+            await line.follow(topology.AUDIT)
+            await line.follow(topology.ACCESS)
+            stack.push_async_callback(end, asyncio.ensure_future(line.follow_cluster()))
             return line
 
         yield make

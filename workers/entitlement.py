@@ -153,7 +153,7 @@ class Judge:
         return any(owner in owners for owner in identities(account))
 
     async def confirm_namespace(self, name: str, tenant: str) -> None:
-        """Ask the API server whether a namespace is provably the tenant's; OutdatedError if not, or if it is nobody's."""
+        """Ask the API server whether a namespace is provably of this tenant; OutdatedError if not, or without one."""
         if not tenant:
             raise OutdatedError(f"Namespace {name} has just left its Tenant")
         namespace, fresh = await self._namespace(name), await self._tenant(tenant)

@@ -1,8 +1,9 @@
-"""What is known of one request while it runs, for its metrics and its audit record."""
+"""What is known of one request while it runs: what it asks for and as whom, and what its metrics and audit need."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proxycore.requestinfo import RequestInfo
@@ -11,7 +12,11 @@ if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
 
     from eventcore.metrics import Metrics
+    from proxycore.authentication import Caller
+    from proxycore.headers import Header
     from proxycore.identities import Identity
+    from proxycore.impersonating import Acting
+    from proxycore.plane.exchange import Request
 
 _VERBS: Final = frozenset({"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"})
 
@@ -61,3 +66,16 @@ class Run:
         self.began()
         verb = self.info.verb if self.info.verb in _VERBS else "other"
         self._counts.answered(self.route, verb, code)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request with all that is known of it when it is decided. ``passed``: its headers that go upstream."""
+
+    request: Request
+    run: Run
+    info: RequestInfo
+    passed: list[Header]
+    caller: Caller
+    acting: Acting
+    token: str

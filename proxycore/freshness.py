@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 KINDS: Final = ("Namespace", "Tenant")
 """The kinds whose watchers must be alive for grants to be true."""
 INTERVAL: Final = 0.5
+RECENT_SECONDS: Final = 0.02
+"""For how long one look serves all requests: the limit is seconds."""
 
 
 class Freshener:
@@ -38,6 +40,8 @@ class Freshener:
         self._metrics = metrics
         self._readiness = readiness
         self._complete = {"objects": float("-inf"), "access": float("-inf")}
+        self._recent = Freshness(ready=False)
+        self._recent_until = float("-inf")
         readiness.expect("grants", "namespaces")
 
     def now(self) -> Freshness:
@@ -48,6 +52,14 @@ class Freshener:
         ages = [at - when for when in self._complete.values()]
         ages += [self._objects.view.age(kind) for kind in KINDS]
         return Freshness(ready=loaded, age=max(ages), limit=self._limit)
+
+    def recent(self) -> Freshness:
+        """Return how current memory is, or was some hundredths of a second ago."""
+        at = time.monotonic()
+        if at > self._recent_until:
+            self._recent_until = at + RECENT_SECONDS
+            self._recent = self.now()
+        return self._recent
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Keep looking until told to stop, and report to the readiness of the process."""

@@ -1,0 +1,126 @@
+"""Lists of Namespaces: through the API server, narrowed to the caller's; at resourceVersion=0 from memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from eventcore.events import now
+from proxycore.passing import NAMESPACES
+from proxycore.policy import ListMemory, ListUpstream
+from proxycore.rendered import RenderedLists
+from proxycore.representations import item_of, negotiate, render_list
+from proxycore.statuses import RefusedError, bad_gateway, expired, unavailable
+from proxycore.watching import selected
+
+if TYPE_CHECKING:
+    from proxycore.accounting import Run
+    from proxycore.feed import NamespaceFeed
+    from proxycore.headers import Header
+    from proxycore.identities import Identity
+    from proxycore.passing import Passing
+    from proxycore.plane.exchange import Request
+    from proxycore.upstream import Upstream
+
+LONGEST_QUERY: Final = 6000
+"""Characters of an upstream query; a longer selector would break on servers between, so the list is filtered here."""
+ATTEMPTS: Final = 3
+_OK: Final = 200
+
+
+class _ListMeta(msgspec.Struct, frozen=True, rename="camel"):
+    resource_version: str = ""
+
+
+class _List(msgspec.Struct, frozen=True):
+    metadata: _ListMeta
+    items: list[msgspec.Raw]
+
+
+class NamespaceLists:
+    """Answers lists of Namespaces."""
+
+    def __init__(self, feed: NamespaceFeed, upstream: Upstream, passing: Passing) -> None:
+        self._feed = feed
+        self._upstream = upstream
+        self._passing = passing
+        self._rendered = RenderedLists()
+
+    async def answer(
+        self,
+        request: Request,
+        run: Run,
+        identity: Identity,
+        decision: ListUpstream | ListMemory,
+        passed: list[Header],
+    ) -> None:
+        """Answer one list; RefusedError."""
+        if isinstance(decision, ListMemory) and self._may_use_memory(request, identity):
+            run.route = "memory"
+            self._memory(request, run, decision)
+            return
+        run.route = "list"
+        names, query = decision.names, decision.query
+        for _ in range(ATTEMPTS):
+            narrowed = query.upstream(tuple(sorted(names)))
+            if len(narrowed) > LONGEST_QUERY:
+                run.route = "filter"
+                await self._filtered(request, run, identity, ListUpstream(names, query))
+                return
+            upstream = await self._upstream.as_proxy("GET", f"{NAMESPACES}?{narrowed}", passed)
+            # The answer's resourceVersion must not be newer than the grants that it was narrowed by: a watch goes on
+            # from it.
+            if (current := self._feed.names(identity)) == names:
+                await self._passing.relay(request, run, upstream)
+                return
+            upstream.release()
+            names = current
+        raise RefusedError(unavailable("your tenants' namespaces change faster than they can be listed; try again"))
+
+    def _may_use_memory(self, request: Request, identity: Identity) -> bool:
+        """Tell whether the version of memory is one that a watch may go on from, in a form that is rendered here."""
+        try:
+            negotiate(request.value("accept"), watch=False)
+        except RefusedError:
+            return False  # protobuf alone, for example: the API server renders it
+        return self._feed.is_settled and self._feed.version() >= self._feed.oldest(identity)
+
+    def _memory(self, request: Request, run: Run, decision: ListMemory) -> None:
+        query = decision.query
+        form = negotiate(request.value("accept"), watch=False)
+        records = [record for name in sorted(decision.names) if (record := self._feed.record(name)) is not None]
+        version, at = str(self._feed.version()), now()
+
+        def render() -> bytes:
+            items = [item for record in records if selected(item := item_of(record.body), query)]
+            return render_list(items, version, form, query.include_object, at)
+
+        # A Table tells ages, in seconds.
+        second = int(at.timestamp()) if form == "table" else 0
+        body = self._rendered.body((decision.names, query, form, version, second), records, render)
+        run.began()
+        request.reply(_OK, body)
+
+    async def _filtered(self, request: Request, run: Run, identity: Identity, decision: ListUpstream) -> None:
+        query = decision.query
+        if query.continues:
+            raise RefusedError(expired("of the continue token", self._feed.floor or 0))
+        form = negotiate(request.value("accept"), watch=False)
+        whole = msgspec.structs.replace(query, passed_on=())
+        target = f"{NAMESPACES}?{whole.upstream(None)}"
+        upstream = await self._upstream.as_proxy("GET", target, [("Accept", "application/json")])
+        if upstream.code != _OK:
+            await self._passing.relay(request, run, upstream)
+            return
+        try:
+            found = msgspec.json.decode(await upstream.read(), type=_List)
+            items = [item_of(raw) for raw in found.items]
+        except msgspec.DecodeError:
+            raise RefusedError(bad_gateway("the API server's list cannot be read")) from None
+        # By the grants of now: the list was asked for without names, so nothing is lost by a change meanwhile.
+        names = self._feed.names(identity)
+        mine = [item for item in items if item.namespace.metadata.name in names]
+        body = render_list(mine, found.metadata.resource_version, form, query.include_object, now())
+        run.began()
+        request.reply(_OK, body)

@@ -1,0 +1,133 @@
+"""What the API server answers: sent on as the caller or under the proxy's account, and the answer sent back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import msgspec
+
+from proxycore.headers import impersonation, wants_upgrade
+from proxycore.policy import is_missing
+from proxycore.relaying import SWITCHING, relay, tunnel
+from proxycore.representations import accepts_json
+from proxycore.reviews import add_access, add_rules
+from proxycore.statuses import RefusedError, bad_gateway, bad_request, not_found
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from eventcore.reading import Reader
+    from eventcore.views import AccessView, GrantRecord
+    from proxycore.accounting import Asked, Run
+    from proxycore.auditing import Auditor
+    from proxycore.feed import NamespaceFeed
+    from proxycore.filtered import FilteredKinds
+    from proxycore.freshness import Freshener
+    from proxycore.headers import Header
+    from proxycore.plane.answers import Answered
+    from proxycore.plane.exchange import Request
+    from proxycore.upstream import Upstream
+
+NAMESPACES: Final = "/api/v1/namespaces"
+REFUSALS: Final = frozenset({401, 403})
+"""The codes that are written to the audit topic."""
+_ACCEPTS = frozenset({"accept", "accept-encoding"})
+_REVIEWED = frozenset({200, 201})
+_FORBIDDEN: Final = 403
+
+
+class Passing:
+    """Sends requests on and answers back. ``stopping`` ends watches."""
+
+    def __init__(
+        self,
+        *,
+        access: Reader[AccessView, GrantRecord],
+        feed: NamespaceFeed,
+        kinds: FilteredKinds,
+        freshener: Freshener,
+        upstream: Upstream,
+        auditor: Auditor,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._access = access
+        self._feed = feed
+        self._kinds = kinds
+        self._freshener = freshener
+        self._upstream = upstream
+        self._auditor = auditor
+        self._stopping = stopping
+
+    async def forward(self, asked: Asked) -> None:
+        """Send the request on as the caller, and its answer back; an upgrade becomes a tunnel."""
+        request, run, info = asked.request, asked.run, asked.info
+        protocol = wants_upgrade(request.headers)
+        if protocol:
+            if request.has_body:
+                raise RefusedError(bad_request("an upgrade must not have a body"))
+            asked.passed.extend([("Connection", "Upgrade"), ("Upgrade", protocol)])
+        upstream = await self.send(asked, asked.passed)
+        if protocol and upstream.code == SWITCHING:
+            run.route = "upgrade"
+            run.began()
+            await tunnel(request, upstream)
+            return
+        if upstream.code == _FORBIDDEN:
+            exists = self._feed.record(info.namespace) is not None
+            if is_missing(info, asked.acting.identity, self._access.view, self._freshener.recent(), exists=exists):
+                upstream.release()
+                raise RefusedError(not_found(info.resource, info.name, group=info.group))
+        await self.relay(request, run, upstream)
+
+    async def send(self, asked: Asked, headers: list[Header]) -> Answered:
+        """Send the request as the caller: with its own token, or under the proxy's account with its identity."""
+        request, target = asked.request, asked.info.target
+        body = request if request.has_body else None
+        if asked.acting.own:
+            return await self._upstream.as_caller(request.method, target, headers, token=asked.token, body=body)
+        headers = [*headers, *impersonation(asked.acting.identity)]
+        return await self._upstream.as_proxy(request.method, target, headers, body=body)
+
+    async def read_one(self, asked: Asked, name: str) -> None:
+        """Read a Namespace of the caller's under the proxy's account."""
+        target = f"{NAMESPACES}/{quote(name, safe='')}" + (f"?{asked.info.query}" if asked.info.query else "")
+        await self.relay(asked.request, asked.run, await self._upstream.as_proxy("GET", target, asked.passed))
+
+    async def write(self, asked: Asked) -> None:
+        """Send a write to an object that the grants give the caller under the proxy's account, and record it."""
+        body = asked.request if asked.request.has_body else None
+        upstream = await self._upstream.as_proxy(asked.request.method, asked.info.target, asked.passed, body=body)
+        self._auditor.written(asked.info, asked.acting.identity, code=upstream.code)
+        await self.relay(asked.request, asked.run, upstream)
+
+    async def review(self, asked: Asked, *, rules: bool) -> None:
+        """Let the API server answer what the caller may do, and add what the proxy grants."""
+        request, identity = asked.request, asked.acting.identity
+        if not accepts_json(request.value("accept")):
+            await self.forward(asked)
+            return
+        readable = [header for header in asked.passed if header[0].lower() not in _ACCEPTS]
+        upstream = await self.send(asked, [*readable, ("Accept", "application/json")])
+        if upstream.code not in _REVIEWED:
+            await self.relay(request, asked.run, upstream)
+            return
+        body = await upstream.read()
+        grants = self._access.view
+        try:
+            if rules:
+                body = add_rules(body, identity, grants)
+            else:
+                body = await add_access(body, identity, grants, self._kinds.permits)
+        except msgspec.DecodeError:
+            raise RefusedError(bad_gateway("the API server's review cannot be read")) from None
+        asked.run.began()
+        request.reply(upstream.code, body)
+
+    async def relay(self, request: Request, run: Run, upstream: Answered) -> None:
+        """Send the API server's answer to the client."""
+        run.began()
+        if upstream.code in REFUSALS:
+            self._auditor.refused(run.info, run.identity, code=upstream.code, why="refused by the API server")
+        ends = run.info.verb == "watch" or run.info.subresource == "log"
+        await relay(request, upstream, self._stopping, ends_on_stop=ends)

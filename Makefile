@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean kube-test kube-up kube-down hostile bench-proxy
+.PHONY: help setup demo test check format clean kube-test kube-up kube-down hostile fuzz bench-proxy
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,10 @@ kube-down: setup ## end it
 
 hostile: setup ## send hostile requests to a running proxy; the last line is JSON
 	@$(BIN)/python -m tests.hostile.run
+
+fuzz: setup ## feed the proxy's parsers, guided by coverage, FUZZ_SECONDS (20) each; the last line is JSON
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	@$(BIN)/python -m tests.fuzz.run
 
 bench-proxy: setup ## measure the proxy with wrk; the last line is JSON
 	@$(BIN)/python -m bench.proxy

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 _STOP: Final = b"\r\n\r\n"
 _IDENTITY: Final = ("impersonate-", "x-remote-", "x-forwarded-")
-_PROBES: Final[tuple[dict[str, str], ...]] = ({}, {"a": "b"}, {"a": "", "app.kubernetes.io/name": "x"}, {NAME_LABEL: "oil-production"})
+_PROBES: Final[tuple[dict[str, str], ...]] = (
+    {},
+    {"a": "b"},
+    {"a": "", "app.kubernetes.io/name": "x"},
+    {NAME_LABEL: "oil-production"},
+)
 
 
 class _Read:

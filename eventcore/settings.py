@@ -32,7 +32,7 @@ _SUFFIX = re.compile(r"(?!token)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DATA_KEY = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://")
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_BOOLEANS = {"true": True, "1": True, "yes": True, "t": True, "false": False, "0": False, "no": False, "f": False}
 
 
 def duration(text: str) -> float:
@@ -60,6 +60,10 @@ def format_duration(seconds: float) -> str:
 
 def _text(section: str, description: str) -> msgspec.Meta:
     return msgspec.Meta(description=description, extra={"section": section})
+
+
+def _list(section: str, description: str) -> msgspec.Meta:
+    return msgspec.Meta(description=description, extra={"section": section, "list": True})
 
 
 def _number(section: str, description: str, least: float, most: float | None = None) -> msgspec.Meta:
@@ -184,6 +188,44 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     proxy_port: Annotated[int, _number("proxy", "port for tenants; 0 picks a free one", 0, 65535)] = 9001
     proxy_tls_cert: Annotated[str, _text("proxy", "serving certificate, PEM")] = ""
     proxy_tls_key: Annotated[str, _text("proxy", "its key, PEM")] = ""
+    enable_ssl: Annotated[bool, _text("proxy", "false: plain HTTP, for what stands behind something that ends TLS")] = (
+        True
+    )
+    auth_preferred_types: Annotated[
+        str, _list("proxy", "ways to tell a caller, in order: BearerToken, TLSCertificate, XForwardedClientCert")
+    ] = "BearerToken,TLSCertificate"
+    client_ca_file: Annotated[
+        str, _text("proxy", "CA bundle of client certificates; empty: the API server's own, as it publishes it")
+    ] = ""
+    xfcc_header_name: Annotated[str, _text("proxy", "header in which a proxy in front tells a client certificate")] = (
+        "X-Forwarded-Client-Cert"
+    )
+    trusted_proxy_cidrs: Annotated[
+        str, _list("proxy", "networks from which that header is believed; empty: from nowhere")
+    ] = ""
+    allowed_paths: Annotated[str, _list("proxy", "paths that go to the API server as the caller, never filtered")] = (
+        "/api,/apis,/version"
+    )
+    public_paths: Annotated[
+        str, _list("proxy", "paths that may be read without a credential, as system:anonymous; no other may")
+    ] = ""
+    ignored_user_group: Annotated[str, _list("proxy", "groups whose members are never filtered: RBAC answers them")] = (
+        ""
+    )
+    ignored_username: Annotated[str, _list("proxy", "users who are never filtered: RBAC answers them")] = ""
+    ignored_impersonation_group: Annotated[
+        str, _list("proxy", "expressions (RE2); a group to impersonate that one finds is dropped")
+    ] = ""
+    impersonation_group_regexp: Annotated[
+        str, _text("proxy", "expression (RE2); a group to impersonate that it does not find is dropped")
+    ] = ""
+    skip_impersonation_review: Annotated[
+        bool, _text("proxy", "DANGER: let every caller act as every user and group")
+    ] = False
+    client_connection_qps: Annotated[
+        float, _number("proxy", "reviews a second that the proxy asks for at most; 0: no limit", 0)
+    ] = 0.0
+    client_connection_burst: Annotated[int, _number("proxy", "reviews at once above that rate", 1)] = 30
     identity_cache_ttl: Annotated[float, _seconds("proxy", "how long an accepted credential is believed", 0, 10)] = 10.0
     max_view_age: Annotated[float, _seconds("proxy", "older than this, filtered answers are refused", 1)] = 30.0
 
@@ -207,6 +249,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Return the keys under which a kubeconfig stands in its Secret."""
         return _words(self.kubeconfig_keys)
 
+    def words(self, name: str) -> tuple[str, ...]:
+        """Return the words of a setting that is a list."""
+        return _words(str(getattr(self, name)))
+
     def nats_servers(self) -> list[str]:
         """Return the NATS servers' URLs."""
         return list(_words(self.nats_url))
@@ -222,6 +268,8 @@ class SettingDoc(msgspec.Struct, frozen=True, kw_only=True):
     allowed: str  # "a duration such as 30s, 5m or 24h, at least 10m"
     default: str
     description: str
+    repeats: bool = False
+    """Whether it is a list: words apart by commas, and the flag may come several times."""
 
 
 class _Field(msgspec.Struct, frozen=True):
@@ -260,6 +308,7 @@ def describe() -> list[SettingDoc]:
             allowed=_allowed(field),
             default=_show(field, getattr(defaults, name)),
             description=field.meta.description or "",
+            repeats=bool((field.meta.extra or {}).get("list")),
         )
         for name, field in _fields().items()
     ]

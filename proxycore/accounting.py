@@ -70,7 +70,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request with all that is known of it when it is decided. ``passed``: its headers that go upstream."""
+    """One request with all that is known of it when it is decided. ``passed``: its headers that go upstream.
+
+    ``passes``: it goes to the API server as its caller whatever the grants say, and so does the answer back.
+    """
 
     request: Request
     run: Run
@@ -79,3 +82,4 @@ class Asked:
     caller: Caller
     acting: Acting
     token: str
+    passes: bool = False

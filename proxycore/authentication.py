@@ -51,10 +51,14 @@ class Poster(Protocol):
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Who sent a request. ``secret_uid`` is the Secret that the token is bound to, "" without one."""
+    """Who sent a request. ``secret_uid`` is the Secret that the token is bound to, "" without one.
+
+    ``by_certificate``: there is no token to send on, so the request goes under the proxy's account with this identity.
+    """
 
     identity: Identity
     secret_uid: str = ""
+    by_certificate: bool = False
 
 
 class _User(msgspec.Struct, frozen=True):

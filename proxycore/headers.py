@@ -73,6 +73,14 @@ def bearer_token(headers: Iterable[Header]) -> str:
     return _decode_token(tokens[0].removeprefix(_SOCKET_BEARER)) if tokens else ""
 
 
+def shows_token(headers: Iterable[Header]) -> bool:
+    """Tell whether a request carries what could be a credential of any scheme, good or not."""
+    found = list(headers)
+    return any(name.lower() == "authorization" for name, _ in found) or any(
+        word.startswith(_SOCKET_BEARER) for word in _subprotocols(found)
+    )
+
+
 def asked_identity(headers: Iterable[Header]) -> Identity | None:
     """Return whom the client asks to act as, None when it does not ask.
 
@@ -113,8 +121,11 @@ def asked_identity(headers: Iterable[Header]) -> Identity | None:
     )
 
 
-def forwarded(headers: Iterable[Header], peer: str) -> list[Header]:
-    """Return the client's headers that pass upstream, without any that the proxy makes itself."""
+def forwarded(headers: Iterable[Header], peer: str, own: frozenset[str] = frozenset()) -> list[Header]:
+    """Return the client's headers that pass upstream, without any that the proxy makes itself.
+
+    ``own``: names, in lower case, of further headers that are for the proxy alone.
+    """
     found = list(headers)
     named = {word.strip().lower() for name, value in found if name.lower() == "connection" for word in value.split(",")}
     passed = [
@@ -123,6 +134,7 @@ def forwarded(headers: Iterable[Header], peer: str) -> list[Header]:
         if (key := name.lower()) not in HOP_BY_HOP
         and key not in named
         and _same(key) not in _MADE_ANEW | _REWRITES
+        and not (own and _same(key) in {_same(one) for one in own})
         and not _same(key).startswith(_IDENTITY_PREFIXES)
     ]
     if protocols := [word for word in _subprotocols(found) if not word.startswith(_SOCKET_BEARER)]:
@@ -185,6 +197,8 @@ def _subprotocols(headers: Iterable[Header]) -> list[str]:
 
 
 def _decode_token(text: str) -> str:
+    if "=" in text:
+        return ""  # the API server takes it without padding alone
     try:
         token = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):

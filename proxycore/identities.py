@@ -13,7 +13,7 @@ from eventcore.grants import ConfigGrant, Grant, SubjectGrant, TenantGrant
 from eventcore.keys import Key, key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 CONFIG_KEY = key("config")
@@ -21,12 +21,17 @@ _ACCOUNT_PARTS = 4
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """A user as ``authentication.k8s.io`` describes it."""
+    """A user as ``authentication.k8s.io`` describes it.
+
+    ``only``: the one tenant that a request is narrowed to by its URL, "" for all. Whatever reads the grants for an
+    identity goes through `tenants_of`, or looks at it itself.
+    """
 
     user: str
     groups: tuple[str, ...] = ()
     uid: str = ""
     extra: dict[str, tuple[str, ...]] = {}
+    only: str = ""
 
     @property
     def account(self) -> tuple[str, str] | None:
@@ -89,13 +94,13 @@ def subject_keys(identity: Identity) -> list[Key]:
 def grant_keys(identity: Identity, grants: Grants) -> set[Key]:
     """Return every key that decides about the identity's namespaces now."""
     subjects = subject_keys(identity)
-    return {*subjects, *(key("tenant", tenant) for tenant in _tenants(subjects, grants))}
+    return {*subjects, *(key("tenant", tenant) for tenant, _ in tenants_of(identity, grants))}
 
 
 def namespaces_of(identity: Identity, grants: Grants) -> frozenset[str]:
     """Return the names of the namespaces of all tenants that the identity or one of its groups owns."""
     found: set[str] = set()
-    for tenant in _tenants(subject_keys(identity), grants):
+    for tenant, _ in tenants_of(identity, grants):
         grant = grants.get(key("tenant", tenant))
         if isinstance(grant, TenantGrant):
             found.update(grant.namespaces)
@@ -104,13 +109,14 @@ def namespaces_of(identity: Identity, grants: Grants) -> frozenset[str]:
 
 def owns_any(identity: Identity, grants: Grants) -> bool:
     """Tell whether the identity or one of its groups owns a live tenant."""
-    return any(
-        isinstance(grants.get(key("tenant", one)), TenantGrant) for one in _tenants(subject_keys(identity), grants)
-    )
+    return any(isinstance(grants.get(key("tenant", one)), TenantGrant) for one, _ in tenants_of(identity, grants))
 
 
-def _tenants(subjects: Iterable[Key], grants: Grants) -> Iterator[str]:
-    for subject in subjects:
+def tenants_of(identity: Identity, grants: Grants) -> Iterator[tuple[str, SubjectGrant]]:
+    """Yield each tenant of the identity and of its groups with the grant that says so; a tenant may come twice."""
+    for subject in subject_keys(identity):
         grant = grants.get(subject)
         if isinstance(grant, SubjectGrant):
-            yield from grant.tenants
+            for tenant in grant.tenants:
+                if identity.only in {"", tenant}:
+                    yield tenant, grant

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,22 +17,31 @@ from eventcore.kube_auth import KubeAuth
 from eventcore.reading import Reader
 from proxycore.auditing import Auditor
 from proxycore.authentication import Authenticator
+from proxycore.callers import CERTIFICATE, FORWARDED, CallerRules, Callers
 from proxycore.certificates import ServingCertificate
+from proxycore.client_authorities import ClientAuthorities
+from proxycore.client_certificates import ClientCertificates
 from proxycore.feed import NamespaceFeed
 from proxycore.filtered import FilteredKinds
 from proxycore.freshness import Freshener
+from proxycore.group_filter import GroupFilter
 from proxycore.impersonating import Impersonator
 from proxycore.local_tokens import ClusterKeys, LocalTokens
+from proxycore.pacing import Paced
 from proxycore.plane.listener import Listener
 from proxycore.server import Proxy
 from proxycore.upstream import Upstream
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from eventcore.process import Role
     from eventcore.settings import Settings
+    from proxycore.authentication import Poster
 
 REACH_INTERVAL: Final = 5.0
 END_SECONDS: Final = 2.0
+AUTHORITIES_SECONDS: Final = 2.0
 
 
 class _Meta(msgspec.Struct, frozen=True, rename="camel"):
@@ -42,9 +52,15 @@ class _Listed(msgspec.Struct, frozen=True):
     metadata: _Meta
 
 
-async def proxy(role: Role) -> None:
-    """Serve tenants until ``role.stopping``; then end watches, finish what is in hand, and return."""
+async def proxy(role: Role, not_heeded: Sequence[str] = ()) -> None:
+    """Serve tenants until ``role.stopping``; then end watches, finish what is in hand, and return.
+
+    ``not_heeded``: what was asked for and has no effect, a line each, for the log.
+    """
+    for line in not_heeded:
+        role.log.warning(line)
     tls = serving_tls(role.settings)
+    _warn(role)
     role.readiness.expect("api", "port")
     bus = await Bus.connect(role.settings, "proxy", role.metrics)
     try:
@@ -56,7 +72,8 @@ async def proxy(role: Role) -> None:
 class Service:
     """All parts of one proxy process. ``port`` is known once ``listening`` is set."""
 
-    def __init__(self, role: Role, bus: Bus, auth: KubeAuth, tls: ssl.SSLContext) -> None:
+    def __init__(self, role: Role, bus: Bus, auth: KubeAuth, tls: ssl.SSLContext | None) -> None:
+        rules, groups = CallerRules.of(role.settings), GroupFilter.of(role.settings)
         settings, metrics = role.settings, role.metrics
         self.port = 0
         self.listening = asyncio.Event()
@@ -72,14 +89,27 @@ class Service:
         self._freshener = Freshener(
             self.objects, self.access, limit=settings.max_view_age, metrics=metrics, readiness=role.readiness
         )
+        rate = settings.client_connection_qps
+        reviews: Poster = Paced(self._kube, rate=rate, burst=settings.client_connection_burst) if rate else self._kube
         self._authenticator = Authenticator(
-            self._kube, ttl=settings.identity_cache_ttl, metrics=metrics, local=self._local_tokens()
+            reviews, ttl=settings.identity_cache_ttl, metrics=metrics, local=self._local_tokens()
         )
+        certificates = ClientCertificates(ttl=settings.identity_cache_ttl)
+        self._authorities: ClientAuthorities | None = None
+        if {CERTIFICATE, FORWARDED} & set(rules.order):
+            port = tls if CERTIFICATE in rules.order else None
+            self._authorities = ClientAuthorities(certificates, port, self._kube, file=settings.client_ca_file)
         self.access.listen(self._authenticator.grants_changed)
         self._auditor = Auditor(bus, metrics)
         self._proxy = Proxy(
+            callers=Callers(rules, self._authenticator, certificates, metrics),
             authenticator=self._authenticator,
-            impersonator=Impersonator(self._kube, ttl=settings.identity_cache_ttl),
+            impersonator=Impersonator(
+                reviews,
+                ttl=settings.identity_cache_ttl,
+                groups=groups,
+                skip_review=settings.skip_impersonation_review,
+            ),
             access=self.access,
             feed=self.feed,
             kinds=FilteredKinds(self._kinds),
@@ -102,8 +132,10 @@ class Service:
                 ]
                 tasks.create_task(self._freshener.run(stopping))
                 tasks.create_task(_reach(self._role, self._kube))
-                certificate = ServingCertificate(self._tls, settings.proxy_tls_cert, settings.proxy_tls_key)
-                tasks.create_task(certificate.run(stopping))
+                if self._tls is not None:
+                    certificate = ServingCertificate(self._tls, settings.proxy_tls_cert, settings.proxy_tls_key)
+                    tasks.create_task(certificate.run(stopping))
+                await self._know_authorities(tasks)
                 try:
                     await self._listen()
                 finally:
@@ -131,6 +163,15 @@ class Service:
             readiness.set("port", ok=False, why="stopping")
         finally:
             await listener.close(max(1.0, settings.shutdown_grace - 5))
+
+    async def _know_authorities(self, tasks: asyncio.TaskGroup) -> None:
+        """Follow the authorities of client certificates; the port waits a moment for the first reading, no longer."""
+        if self._authorities is None:
+            return
+        tasks.create_task(self._authorities.run(self._role.stopping))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(AUTHORITIES_SECONDS):
+                await self._authorities.looked.wait()
 
     def _local_tokens(self) -> LocalTokens:
         return LocalTokens(ClusterKeys(self._kube), lambda: self.access.view, lambda: self._freshener.now().fresh)
@@ -163,11 +204,23 @@ async def _reach(role: Role, kube: KubeClient) -> None:
             continue
 
 
-def serving_tls(settings: Settings) -> ssl.SSLContext:
-    """Return the context of the port for tenants; StartError when the files cannot be used."""
+def _warn(role: Role) -> None:
+    if role.settings.skip_impersonation_review:
+        role.log.warning("DANGER: impersonation is not reviewed: every caller may act as every user and group")
+    if not role.settings.enable_ssl:
+        role.log.warning("the port speaks plain HTTP: whoever sees its traffic has the tokens in it")
+
+
+def serving_tls(settings: Settings) -> ssl.SSLContext | None:
+    """Return the context of the port for tenants, None for plain HTTP; StartError when the files cannot be used."""
+    if not settings.enable_ssl:
+        if settings.proxy_tls_cert:
+            raise StartError("--enable-ssl=false and a serving certificate contradict each other: set one of the two")
+        return None
     if not settings.proxy_tls_cert:
         raise StartError(
-            "the proxy serves HTTPS only, since tokens pass through it: set --proxy-tls-cert and --proxy-tls-key"
+            "tokens pass through the proxy, so it needs a certificate: set --proxy-tls-cert and --proxy-tls-key "
+            "(--enable-ssl=false serves plain HTTP behind what ends TLS)"
         )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

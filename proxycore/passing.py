@@ -8,6 +8,7 @@ from urllib.parse import quote
 import msgspec
 
 from proxycore.headers import impersonation, wants_upgrade
+from proxycore.narrowing import narrow_access, narrow_rules, stay_inside
 from proxycore.policy import is_missing
 from proxycore.relaying import SWITCHING, relay, tunnel
 from proxycore.representations import accepts_json
@@ -62,6 +63,7 @@ class Passing:
     async def forward(self, asked: Asked) -> None:
         """Send the request on as the caller, and its answer back; an upgrade becomes a tunnel."""
         request, run, info = asked.request, asked.run, asked.info
+        stay_inside(info, asked.acting.identity, self._access.view)
         protocol = wants_upgrade(request.headers)
         if protocol:
             if request.has_body:
@@ -73,7 +75,7 @@ class Passing:
             run.began()
             await tunnel(request, upstream)
             return
-        if upstream.code == _FORBIDDEN:
+        if upstream.code == _FORBIDDEN and not asked.passes:
             exists = self._feed.record(info.namespace) is not None
             if is_missing(info, asked.acting.identity, self._access.view, self._freshener.recent(), exists=exists):
                 upstream.release()
@@ -84,7 +86,7 @@ class Passing:
         """Send the request as the caller: with its own token, or under the proxy's account with its identity."""
         request, target = asked.request, asked.info.target
         body = request if request.has_body else None
-        if asked.acting.own:
+        if asked.acting.own and not asked.caller.by_certificate:
             return await self._upstream.as_caller(request.method, target, headers, token=asked.token, body=body)
         headers = [*headers, *impersonation(asked.acting.identity)]
         return await self._upstream.as_proxy(request.method, target, headers, body=body)
@@ -115,6 +117,8 @@ class Passing:
         body = await upstream.read()
         grants = self._access.view
         try:
+            if asked.info.tenant:
+                body = narrow_rules(body) if rules else narrow_access(body, identity, grants)
             if rules:
                 body = add_rules(body, identity, grants)
             else:

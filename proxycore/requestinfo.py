@@ -19,6 +19,8 @@ _PLAIN_TARGET = re.compile(r"/[\x21-\x7e]*")
 _FALSE = frozenset({"", "0", "false"})
 _VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _PREFIXES = frozenset({"api", "apis"})
+_TENANT = "tenant"
+_TENANT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _SPECIAL_VERBS = frozenset({"proxy", "watch"})
 _NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
 _CORE_PARTS = 3
@@ -28,8 +30,9 @@ _TO_SUBRESOURCE = 3
 class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One request. ``path`` is decoded; ``target`` and ``query`` are as they came.
 
-    ``verb`` is get, list, watch, create, update, patch, delete or deletecollection for a resource, else the method in
-    lower case. ``legacy_watch`` tells the old spelling ``/api/v1/watch/...``.
+    ``tenant``: the name in a prefix ``/tenant/<name>``, "" without one; ``target`` and ``path`` begin after it. ``verb``
+    is get, list, watch, create, update, patch, delete or deletecollection for a resource, else the method in lower case.
+    ``legacy_watch`` tells the old spelling ``/api/v1/watch/...``.
     """
 
     method: str
@@ -46,6 +49,7 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     subresource: str = ""
     name: str = ""
     legacy_watch: bool = False
+    tenant: str = ""
 
     @property
     def is_namespaces(self) -> bool:
@@ -67,9 +71,12 @@ def parse(method: str, target: str) -> RequestInfo:
     if ";" in query or _ESCAPES.search(query):
         raise RefusedError(bad_request("the query holds a raw semicolon or a broken percent escape"))
     segments = _segments(raw_path)
+    tenant = ""
+    if segments[0] == _TENANT:
+        tenant, segments, target = _narrowed(segments, raw_path, target)
     path = "/" + "/".join(segments)
     parts = [part for part in segments if part]
-    base = RequestInfo(method=method, target=target, path=path, query=query, verb=method.lower())
+    base = RequestInfo(method=method, target=target, path=path, query=query, verb=method.lower(), tenant=tenant)
     if len(parts) < _CORE_PARTS or parts[0] not in _PREFIXES:
         return base
     prefix, *rest = parts
@@ -80,6 +87,20 @@ def parse(method: str, target: str) -> RequestInfo:
         group, *rest = rest
     version, *rest = rest
     return _resource(base, prefix, group, version, rest)
+
+
+def _narrowed(segments: list[str], raw_path: str, target: str) -> tuple[str, list[str], str]:
+    """Return the tenant, and segments and target without the prefix ``/tenant/<name>``."""
+    name = segments[1] if len(segments) > 1 else ""
+    prefix = f"/{_TENANT}/{name}"
+    # Spelled plainly or not at all, so that what is left is what the API server gets, byte for byte.
+    if not _TENANT_NAME.fullmatch(name) or not (raw_path + "/").startswith(prefix + "/"):
+        raise RefusedError(bad_request("the prefix of a tenant is /tenant/ and the tenant's name, spelled plainly"))
+    rest = segments[2:]
+    if rest[:1] == [_TENANT]:
+        raise RefusedError(bad_request("the prefix of a tenant may come only once"))
+    left = target[len(prefix) :]
+    return name, rest or [""], left if left.startswith("/") else "/" + left
 
 
 def _segments(raw_path: str) -> list[str]:

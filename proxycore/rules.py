@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import re2  # type: ignore[import-untyped]  # ships no types; used here alone
 
-from eventcore.grants import SubjectGrant, TenantGrant
+from eventcore.grants import TenantGrant
 from eventcore.keys import key
 from eventcore.logs import get
 from eventcore.objects import LABEL_TENANT
-from proxycore.identities import subject_keys
+from proxycore.identities import tenants_of
 from proxycore.kinds import TENANT, VOLUMES
 from proxycore.selectors import Requirement, matches
 
@@ -109,12 +109,9 @@ def scope_of(identity: Identity, grants: Grants, setting: str, verb: str) -> Sco
 
 def _owned(identity: Identity, grants: Grants) -> Iterator[tuple[str, dict[str, tuple[str, ...]]]]:
     """Yield the tenants of the identity and of each group, with the operations that come with that ownership."""
-    for subject in subject_keys(identity):
-        grant = grants.get(subject)
-        if isinstance(grant, SubjectGrant):
-            for tenant in grant.tenants:
-                if isinstance(grants.get(key("tenant", tenant)), TenantGrant):
-                    yield tenant, grant.operations.get(tenant, {})
+    for tenant, grant in tenants_of(identity, grants):
+        if isinstance(grants.get(key("tenant", tenant)), TenantGrant):
+            yield tenant, grant.operations.get(tenant, {})
 
 
 def _selectors(choice: Choice) -> Iterator[tuple[Requirement, ...]]:

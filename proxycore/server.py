@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from eventcore.logs import get
 from proxycore.accounting import Asked, Counts, Run
 from proxycore.filtered_watch import FilteredWatch
-from proxycore.headers import asked_identity, bearer_token, forwarded
+from proxycore.headers import asked_identity, forwarded
 from proxycore.namespace_lists import NamespaceLists
+from proxycore.narrowing import narrowed
 from proxycore.passing import REFUSALS, Passing
 from proxycore.policy import (
     Filtered,
@@ -31,7 +32,7 @@ from proxycore.relaying import begin_stream
 from proxycore.representations import negotiate
 from proxycore.requestinfo import parse
 from proxycore.rules import OPERATION_OF
-from proxycore.statuses import RefusedError, Status, unauthorized
+from proxycore.statuses import RefusedError, Status
 from proxycore.watching import BOOKMARK_INTERVAL, NamespaceWatch
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from eventcore.views import AccessView, GrantRecord
     from proxycore.auditing import Auditor
     from proxycore.authentication import Authenticator
+    from proxycore.callers import Callers
     from proxycore.feed import NamespaceFeed
     from proxycore.filtered import FilteredKinds
     from proxycore.freshness import Freshener
@@ -68,6 +70,7 @@ class Proxy:
     def __init__(
         self,
         *,
+        callers: Callers,
         authenticator: Authenticator,
         impersonator: Impersonator,
         access: Reader[AccessView, GrantRecord],
@@ -80,6 +83,7 @@ class Proxy:
         stopping: asyncio.Event,
         bookmark_interval: float = BOOKMARK_INTERVAL,
     ) -> None:
+        self._callers = callers
         self._authenticator = authenticator
         self._impersonator = impersonator
         self._access = access
@@ -133,15 +137,17 @@ class Proxy:
         headers = request.headers
         if (request.value("expect") or _EXPECTED).lower() != _EXPECTED:
             raise RefusedError(Status(code=417, reason="BadRequest", message="only Expect: 100-continue is known"))
-        token = bearer_token(headers)
-        if not token:
-            raise RefusedError(unauthorized())
-        caller = await self._authenticator.identify(token)
+        caller, token = await self._callers.identify(request, info)
         run.identity = caller.identity
         acting = await self._impersonator.resolve(caller.identity, asked_identity(headers))
         run.identity = acting.identity
-        decision = decide(info, acting.identity, self._access.view, self._freshener.recent())
-        await self._serve(Asked(request, run, info, forwarded(headers, request.peer), caller, acting, token), decision)
+        grants, freshness = self._access.view, self._freshener.recent()
+        if info.tenant:
+            acting = narrowed(acting, info.tenant, grants, freshness)
+        passes = self._callers.passes(info, acting.identity)
+        decision = Forward() if passes else decide(info, acting.identity, grants, freshness)
+        passed = forwarded(headers, request.peer, self._callers.own_headers)
+        await self._serve(Asked(request, run, info, passed, caller, acting, token, passes=passes), decision)
 
     async def _serve(self, asked: Asked, decision: Decision) -> None:
         run = asked.run

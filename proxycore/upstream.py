@@ -46,8 +46,9 @@ class Upstream:
     async def as_caller(
         self, method: str, target: str, headers: Iterable[Header], *, token: str, body: Request | None = None
     ) -> Answered:
-        """Send a request with the caller's token; RefusedError 502, 503 or 504 when no answer comes."""
-        return await self._send(self._as_caller, method, target, headers, f"Bearer {token}", body)
+        """Send a request with the caller's token, with none for ""; RefusedError 502, 503 or 504 without an answer."""
+        authorization = f"Bearer {token}" if token else None
+        return await self._send(self._as_caller, method, target, headers, authorization, body)
 
     async def as_proxy(
         self, method: str, target: str, headers: Iterable[Header], *, body: Request | None = None

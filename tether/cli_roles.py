@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 
 from eventcore.keys import WORKERS
 from tether.cli_settings import IN_HELP, with_settings
+from tether.proxy_flags import TRANSLATED, not_heeded, translate
 
 if TYPE_CHECKING:
     from eventcore.keys import WorkerName
@@ -58,14 +60,15 @@ def work(*, settings: Settings, names: tuple[WorkerName, ...]) -> int:
 
 
 @click.command(epilog=IN_HELP)
-@with_settings("process", "nats", "kubernetes", "proxy")
+@with_settings("process", "nats", "kubernetes", "proxy", rows=TRANSLATED, translate=translate)
 def proxy(*, settings: Settings) -> int:
     """Serve the Kubernetes API to tenants: their own objects and nothing else.
 
     Needs NATS, a serving certificate (--proxy-tls-cert, --proxy-tls-key), and an account that may review callers and
-    read namespaces (deploy/rbac/proxy.yaml). Several processes may share one port.
+    read namespaces (deploy/rbac/proxy.yaml). Several processes may share one port. It takes the flags of capsule-proxy
+    too: what each becomes is in docs/proxy.md.
     """
     from eventcore.process import run_role  # noqa: PLC0415 - as in watch
     from proxycore.main import proxy as main  # noqa: PLC0415 - as in watch
 
-    return run_role("proxy", settings, main)
+    return run_role("proxy", settings, partial(main, not_heeded=not_heeded(os.environ)))

@@ -12,17 +12,24 @@ import click
 from eventcore import settings as settings_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from eventcore.settings import SettingDoc, Settings
+    from tether.proxy_flags import Row
+
+    Translate = Callable[[Mapping[str, str], Mapping[str, object], Mapping[str, str]], dict[str, object]]
 
 R = TypeVar("R")
 
 IN_HELP = "Each setting is also a variable: --token-ttl is TETHER_TOKEN_TTL. A flag beats the environment."
 
 
-def with_settings(*sections: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def with_settings(
+    *sections: str, rows: Sequence[Row] = (), translate: Translate | None = None
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Give a command a flag for every setting, and call it with ``settings`` loaded from flags and environment.
+
+    ``rows`` are further flags, which ``translate`` turns into settings.
 
     ``--help`` shows those of the sections; the others are accepted too, since one set of variables and flags serves
     all roles.
@@ -31,15 +38,28 @@ def with_settings(*sections: str) -> Callable[[Callable[..., R]], Callable[..., 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
         @wraps(command)
         def run(**arguments: Any) -> R:
-            flags = {doc.name: arguments.pop(doc.name) for doc in docs}
+            flags = {doc.name: _joined(arguments.pop(doc.name)) for doc in docs}
+            given = {row.name: _joined(arguments.pop(_argument(row))) for row in rows}
+            if translate is not None:
+                said = {name: str(value) for name, value in given.items() if value is not None}
+                flags |= translate(said, flags, os.environ)
             return command(settings=load(flags), **arguments)
 
+        for row in reversed(rows):
+            _add(run, row.name, _argument(row), row.help, repeats=row.repeats, boolean=row.boolean)
         for doc in reversed(docs):
             _add_option(run, doc, shown=doc.section in sections)
         return run
 
     docs = settings_module.describe()
     return decorate
+
+
+def _joined(given: object) -> object:
+    """Return what the flags of a list say together; None when there is none."""
+    if isinstance(given, tuple):
+        return ",".join(given) if given else None
+    return given
 
 
 def load(flags: dict[str, object] | None = None) -> Settings:
@@ -49,8 +69,21 @@ def load(flags: dict[str, object] | None = None) -> Settings:
 
 def _add_option(command: Callable[..., Any], doc: SettingDoc, *, shown: bool) -> None:
     text = f"{doc.description}  [{doc.default}]" if doc.default else doc.description
-    option = click.option(doc.flag, doc.name, default=None, metavar="VALUE", help=text, hidden=not shown)
-    option(command)
+    boolean = doc.allowed == "true or false"
+    _add(command, doc.flag, doc.name, text, repeats=doc.repeats, boolean=boolean, shown=shown)
+
+
+def _add(
+    command: Callable[..., Any], flag: str, name: str, text: str, *, repeats: bool, boolean: bool, shown: bool = True
+) -> None:
+    more: dict[str, Any] = {"multiple": True} if repeats else {"default": None}
+    if boolean:
+        more |= {"is_flag": False, "flag_value": "true"}  # --enable-ssl and --enable-ssl=false, as Go has it
+    click.option(flag, name, metavar="VALUE", help=text, hidden=not shown, **more)(command)
+
+
+def _argument(row: Row) -> str:
+    return f"row_{row.setting}"
 
 
 @click.command("settings")

@@ -105,6 +105,12 @@ class Request:
         return next((value for key, value in self.headers if key.lower() == name), "")
 
     @property
+    def certificate(self) -> bytes | None:
+        """The certificate (DER) whose key the client proved to hold, None without one. Not judged yet."""
+        tls = self._connection.transport.get_extra_info("ssl_object")
+        return None if tls is None else tls.getpeercert(binary_form=True)
+
+    @property
     def has_body(self) -> bool:
         return self.length != 0
 

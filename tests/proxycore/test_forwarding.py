@@ -54,6 +54,7 @@ class Upstream:
         self.seen: list[Seen] = []
         self.answer: Answer = plain
         self.reviews = 0
+        self.client_ca = ""
         self.url = ""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -96,6 +97,8 @@ class Upstream:
             await send(writer, b'{"gitVersion": "v1.32.4"}')
         elif path.startswith("/api/v1/namespaces?limit=1"):
             await send(writer, b'{"metadata": {"resourceVersion": "100"}, "items": []}')
+        elif path == "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication":
+            await send(writer, msgspec.json.encode({"data": {"client-ca-file": self.client_ca}}))
         else:
             return False
         return True

@@ -349,6 +349,7 @@ async def test_a_renewed_certificate_is_served_and_half_a_renewal_is_not(between
     first = await serial(tls)
     certificate, key = pki.issue_serving(["127.0.0.1"])
     context = serving_tls(settings)
+    assert context is not None
     watched = ServingCertificate(context, settings.proxy_tls_cert, settings.proxy_tls_key)
 
     _write(settings.proxy_tls_cert, certificate)

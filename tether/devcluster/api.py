@@ -65,6 +65,7 @@ class EmbeddedApi:
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen and run the controllers; OSError when the port is in use."""
         bootstrap.apply(self.store)
+        bootstrap.publish_client_ca(self.store, self.pki.ca_pem)
         if self.options.capsule:
             for definition in CAPSULE_CRDS:
                 if self.store.get(CRDS, "", name_of(definition)) is None:

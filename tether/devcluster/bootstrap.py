@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tether.devcluster.objects import clone, labels_of, metadata, name_of
 from tether.devcluster.rbac import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, aggregated_rules
-from tether.devcluster.resources import NAMESPACES, RBAC
+from tether.devcluster.resources import CONFIG_MAPS, NAMESPACES, RBAC
 
 if TYPE_CHECKING:
     from tether.devcluster.contracts import Object, Resource
@@ -105,6 +105,17 @@ def apply(store: Store) -> None:
         _set(store, CLUSTER_ROLES, role)
     for binding in cluster_role_bindings():
         _set(store, CLUSTER_ROLE_BINDINGS, binding)
+
+
+def publish_client_ca(store: Store, bundle: str) -> None:
+    """Say by which authorities clients are judged, where kube-apiserver says it."""
+    name = "extension-apiserver-authentication"
+    found = store.get(CONFIG_MAPS, "kube-system", name)
+    data = {"client-ca-file": bundle}
+    if found is None:
+        store.create(CONFIG_MAPS, {"metadata": {"name": name, "namespace": "kube-system"}, "data": data})
+    elif found.get("data") != data:
+        store.update(CONFIG_MAPS, clone(found) | {"data": data})
 
 
 def cluster_roles() -> list[Object]:

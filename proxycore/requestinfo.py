@@ -30,9 +30,9 @@ _TO_SUBRESOURCE = 3
 class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One request. ``path`` is decoded; ``target`` and ``query`` are as they came.
 
-    ``tenant``: the name in a prefix ``/tenant/<name>``, "" without one; ``target`` and ``path`` begin after it. ``verb``
-    is get, list, watch, create, update, patch, delete or deletecollection for a resource, else the method in lower case.
-    ``legacy_watch`` tells the old spelling ``/api/v1/watch/...``.
+    ``tenant``: the name in a prefix ``/tenant/<name>``, "" without one; ``target`` and ``path`` begin after it.
+    ``verb`` is get, list, watch, create, update, patch, delete or deletecollection for a resource, else the method in
+    lower case. ``legacy_watch`` tells the old spelling ``/api/v1/watch/...``.
     """
 
     method: str

@@ -242,6 +242,26 @@ async def test_a_websockets_subprotocol_carries_a_token(world: World) -> None:
         assert found.status != 401
 
 
+async def test_a_hundred_groups_cost_two_reviews_and_all_of_them_reach_the_api_server(world: World) -> None:
+    owner = await world.owner("oil", "oil-production")
+    rules = [{"apiGroups": [""], "resources": ["users", "groups"], "verbs": ["impersonate"]}]
+    await world.allow("may-impersonate", GITOPS, rules)
+    await world.allow("proxy-impersonates", "system:serviceaccount:capsule-system:tether-proxy", IMPERSONATION)
+    await owner.get("/version")
+    groups = [f"group-{number}" for number in range(100)]
+    posts = world.role.metrics.kube_requests.labels("POST", "201")
+    before = posts._value.get()  # noqa: SLF001 -- the library has no reader
+    headers = [("Authorization", f"Bearer {owner.token}"), ("Impersonate-User", "dana")]
+    headers += [("Impersonate-Group", group) for group in groups]
+
+    for _ in range(2):
+        async with world.session.post(world.url + WHOAMI, json={"kind": "SelfSubjectReview"}, headers=headers) as found:
+            user = (await found.json())["status"]["userInfo"]
+
+    assert set(user["groups"]) == {*groups, "system:authenticated"}
+    assert posts._value.get() - before == 2  # noqa: SLF001 -- as above
+
+
 # What is said about it.
 
 

@@ -1,0 +1,231 @@
+"""What a right to impersonate costs to find out, who is asked how often, and which groups never get so far."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventcore.errors import KubeUnreachableError, SettingsError
+from eventcore.settings import Settings
+from proxycore.group_filter import GroupFilter
+from proxycore.identities import Identity
+from proxycore.impersonating import AT_ONCE, Acting, Impersonator
+from proxycore.pacing import Paced
+from proxycore.statuses import RefusedError
+
+CALLER = Identity(user="portal", groups=("portals", "system:authenticated"))
+GROUPS = tuple(f"group-{number}" for number in range(300))
+
+
+class Reviews:
+    """The API server: allows what RBAC rules of (resource, names) allow, no names meaning every name."""
+
+    def __init__(self, **rules: tuple[str, ...]) -> None:
+        self.rules = rules
+        self.asked: list[dict[str, str]] = []
+        self.running = self.most = self.rounds = 0
+        self.error: Exception | None = None
+
+    async def create(self, path: str, body: dict[str, Any], /) -> bytes:
+        assert path == "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        assert (body["spec"]["user"], body["spec"]["groups"]) == (CALLER.user, list(CALLER.groups))
+        asked = body["spec"]["resourceAttributes"]
+        assert asked["verb"] == "impersonate"
+        self.asked.append(asked)
+        self.rounds += not self.running  # nobody waits for an answer: a new round trip
+        self.running += 1
+        self.most = max(self.most, self.running)
+        for _ in range(10):
+            await asyncio.sleep(0)  # a way that is longer than from one task to the next
+        self.running -= 1
+        if self.error is not None:
+            raise self.error
+        names = self.rules.get(asked["resource"])
+        allowed = names is not None and (not names or asked.get("name", "") in names)
+        return msgspec.json.encode({"status": {"allowed": allowed}})
+
+
+def impersonator(reviews: Reviews, **options: Any) -> Impersonator:
+    return Impersonator(reviews, ttl=10.0, **options)
+
+
+def asking(user: str = "dana", *groups: str, **parts: Any) -> Identity:
+    return Identity(user=user, groups=groups, **parts)
+
+
+async def test_three_hundred_groups_cost_two_reviews_in_one_round_trip() -> None:
+    reviews = Reviews(users=(), groups=())
+    resolver = impersonator(reviews)
+
+    acting = await resolver.resolve(CALLER, asking("dana", *GROUPS))
+    again = await resolver.resolve(CALLER, asking("dana", *GROUPS[:200], "another"))
+
+    assert acting == Acting(identity=asking("dana", *GROUPS, "system:authenticated"), own=False)
+    assert again.identity.groups[-2:] == ("another", "system:authenticated")
+    assert {(one["resource"], one.get("name", "")) for one in reviews.asked} == {("users", "dana"), ("groups", "")}
+    assert len(reviews.asked) == 2
+    assert reviews.rounds == 1
+
+
+async def test_rights_by_name_cost_a_review_for_each_group_once_and_only_so_many_run_at_a_time() -> None:
+    reviews = Reviews(users=("dana",), groups=GROUPS)
+    resolver = impersonator(reviews)
+
+    together = await asyncio.gather(*(resolver.resolve(CALLER, asking("dana", *GROUPS)) for _ in range(5)))
+
+    assert all(one == together[0] for one in together)
+    assert len(reviews.asked) == len(GROUPS) + 2  # the user, every group at once, each group
+    assert AT_ONCE // 2 < reviews.most <= AT_ONCE
+
+
+async def test_one_group_without_a_right_refuses_all_of_them() -> None:
+    reviews = Reviews(users=(), groups=GROUPS[:-1])
+
+    with pytest.raises(RefusedError) as caught:
+        await impersonator(reviews).resolve(CALLER, asking("dana", *GROUPS))
+
+    assert caught.value.status.code == 403
+    assert caught.value.status.message.startswith(
+        f'groups "{GROUPS[-1]}" is forbidden: User "portal" cannot impersonate'
+    )
+
+
+async def test_a_right_to_every_name_of_one_sort_is_none_to_another() -> None:
+    reviews = Reviews(groups=(), userextras=())
+    extra = {"scopes": ("a", "b", "c")}
+
+    with pytest.raises(RefusedError, match='users "dana" is forbidden'):
+        await impersonator(reviews).resolve(CALLER, asking("dana", *GROUPS, extra=extra))
+    reviews.rules = {"users": (), "groups": ()}
+    with pytest.raises(RefusedError, match=r'userextras/scopes\.authentication\.k8s\.io "a" is forbidden'):
+        await impersonator(reviews).resolve(CALLER, asking("dana", *GROUPS, extra=extra))
+    asked = [one for one in reviews.asked if one["resource"] == "userextras"]
+    assert {(one["subresource"], one.get("name", "")) for one in asked} >= {("scopes", ""), ("scopes", "a")}
+
+
+async def test_many_values_of_one_extra_cost_one_review_and_each_key_has_its_own() -> None:
+    reviews = Reviews(users=(), userextras=(), uids=())
+    extra = {"scopes": ("a", "b", "c"), "regions": ("x", "y")}
+
+    await impersonator(reviews).resolve(CALLER, asking("dana", uid="u", extra=extra))
+
+    found = sorted((one["resource"], one.get("subresource", ""), one.get("name", "")) for one in reviews.asked)
+    assert found == [
+        ("uids", "", "u"),
+        ("userextras", "regions", ""),
+        ("userextras", "scopes", ""),
+        ("users", "", "dana"),
+    ]
+    assert reviews.rounds == 1
+
+
+async def test_a_caller_that_goes_away_takes_no_review_from_the_others() -> None:
+    reviews = Reviews(users=())
+    resolver = impersonator(reviews)
+    waiting = [asyncio.ensure_future(resolver.resolve(CALLER, asking())) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert isinstance(found[1], Acting)
+    assert len(reviews.asked) == 1
+
+
+async def test_an_api_server_that_is_away_is_503_and_nothing_of_it_is_remembered() -> None:
+    reviews = Reviews(users=(), groups=())
+    resolver = impersonator(reviews)
+    reviews.error = KubeUnreachableError("no answer")
+    with pytest.raises(RefusedError) as caught:
+        await resolver.resolve(CALLER, asking("dana", "a", "b"))
+    reviews.error = None
+
+    assert caught.value.status.code == 503
+    assert (await resolver.resolve(CALLER, asking("dana", "a", "b"))).identity.user == "dana"
+
+
+async def test_without_reviews_everybody_may_act_as_everybody_and_nobody_is_asked() -> None:
+    reviews = Reviews()
+
+    acting = await impersonator(reviews, skip_review=True).resolve(CALLER, asking("root", "system:masters"))
+
+    assert acting.identity.groups == ("system:masters", "system:authenticated")
+    assert reviews.asked == []
+    with pytest.raises(RefusedError):
+        await impersonator(reviews).resolve(CALLER, asking("root", "system:masters"))
+
+
+# Groups that are dropped.
+
+
+def filtering(**changes: str) -> GroupFilter:
+    return GroupFilter.of(msgspec.structs.replace(Settings(), **changes))
+
+
+async def test_a_dropped_group_is_neither_reviewed_nor_acted_for() -> None:
+    reviews = Reviews(users=(), groups=("team-a",))
+    groups = filtering(impersonation_group_regexp="^team-", ignored_impersonation_group="-x$,^team-old")
+
+    acting = await impersonator(reviews, groups=groups).resolve(
+        CALLER, asking("dana", "team-a", "system:masters", "team-x", "team-older", "my-team-a")
+    )
+
+    assert acting.identity.groups == ("team-a", "system:authenticated")
+    assert [one.get("name") for one in reviews.asked if one["resource"] == "groups"] == ["team-a"]
+
+
+async def test_who_asks_for_itself_with_a_dropped_group_goes_without_it() -> None:
+    reviews = Reviews()
+    groups = filtering(ignored_impersonation_group="portals")
+
+    acting = await impersonator(reviews, groups=groups).resolve(CALLER, asking("portal", "portals"))
+
+    assert acting == Acting(identity=Identity(user="portal", groups=("system:authenticated",)), own=False)
+
+
+@given(st.lists(st.text(max_size=8), max_size=8))
+def test_what_is_kept_is_a_part_of_what_was_asked_for_in_its_order(groups: list[str]) -> None:
+    kept = filtering(impersonation_group_regexp="a", ignored_impersonation_group="b,c").kept(tuple(groups))
+
+    assert list(kept) == [one for one in groups if "a" in one and "b" not in one and "c" not in one]
+
+
+def test_without_settings_every_group_is_kept() -> None:
+    assert filtering().kept(GROUPS) == GROUPS
+
+
+@pytest.mark.parametrize(
+    "changes", [{"impersonation_group_regexp": "a(?=b)"}, {"ignored_impersonation_group": "a,b)|(.*"}], ids=str
+)
+def test_an_expression_that_re2_does_not_know_is_refused(changes: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="is not a regular expression of RE2"):
+        filtering(**changes)
+
+
+# At most so many reviews a second.
+
+
+@pytest.mark.looptime
+async def test_reviews_are_paced_at_the_rate_after_the_burst() -> None:
+    times: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    class Poster:
+        async def create(self, path: str, body: dict[str, Any], /) -> bytes:
+            times.append(round(loop.time() - begun, 3))
+            return f"{path}{body}".encode()
+
+    paced = Paced(Poster(), rate=10, burst=3)
+    begun = loop.time()
+    await asyncio.gather(*(paced.create("/a", {}) for _ in range(6)))
+    await asyncio.sleep(10)
+    await asyncio.gather(*(paced.create("/a", {}) for _ in range(4)))
+
+    assert times[:6] == [0, 0, 0, 0.1, 0.2, 0.3]
+    assert times[6:] == [10.3, 10.3, 10.3, 10.4]

@@ -29,6 +29,8 @@ LOOK_SECONDS: Final = 5.0
 """How often a file is looked at."""
 ASK_SECONDS: Final = 30.0
 """How often the API server is asked."""
+_ANY_TIME: Final = ssl.VerifyFlags(0x200000)
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python has no name for."""
 _MARK: Final = b"-----BEGIN CERTIFICATE-----"
 
 
@@ -101,7 +103,9 @@ class ClientAuthorities:
             # A context only ever learns more authorities. That is enough: the handshake proves who holds the key, and
             # `ClientCertificates` decides by this bundle alone.
             self._tls.load_verify_locations(cadata=bundle.decode("ascii"))
-            self._tls.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as Go's TLS: many cluster CAs lack what it asks for
+            # Not strict, as Go's TLS: many cluster CAs lack what it asks for. And without a look at the time: a client
+            # whose certificate is expired learns 401 as from kube-apiserver, not an end of the connection.
+            self._tls.verify_flags = self._tls.verify_flags & ~ssl.VERIFY_X509_STRICT | _ANY_TIME
             self._tls.verify_mode = ssl.CERT_OPTIONAL
         self._certificates.trust(bundle)
 

@@ -60,6 +60,8 @@ async def proxy(role: Role, not_heeded: Sequence[str] = ()) -> None:
     for line in not_heeded:
         role.log.warning(line)
     tls = serving_tls(role.settings)
+    CallerRules.of(role.settings)  # what is wrong is said before anything is asked of NATS
+    GroupFilter.of(role.settings)
     _warn(role)
     role.readiness.expect("api", "port")
     bus = await Bus.connect(role.settings, "proxy", role.metrics)

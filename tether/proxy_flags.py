@@ -237,7 +237,7 @@ def translate(given: Mapping[str, str], flags: Mapping[str, object], environ: Ma
             if other is not None and str(other[1]) != str(text):
                 raise SettingsError(f"{row.name} and {other[0]} say different things: set one of them")
             strong[setting] = row.name, text
-    said = {name for name in weak if f"TETHER_{name.upper()}" in environ}
+    said = {name for name in weak if flags.get(name) is not None or f"TETHER_{name.upper()}" in environ}
     changes = {name: text for name, text in weak.items() if name not in said}
     return changes | {name: text for name, (_, text) in strong.items()}
 

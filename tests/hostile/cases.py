@@ -143,6 +143,7 @@ def cases() -> list[Case]:
             chunks,
             lines,
             targets,
+            tenants,
             headers,
             connections,
             hosts,
@@ -313,6 +314,48 @@ def targets() -> Iterator[Case]:
             # An empty last segment is a slash at the end, which the API server takes too.
             soft: Verdict = "either" if text == "" and place == len(whole) - 1 else verdict
             yield Case(name=f"segment {place} is {text!r}", wire=wire(line=f"GET {target} HTTP/1.1"), verdict=soft)
+
+
+def tenants() -> Iterator[Case]:
+    """The prefix of a tenant: plain, or refused, and nothing outside of the tenant behind it."""
+    inside = "api/v1/namespaces/oil-production/pods"
+    for target in (f"/tenant/oil/{inside}", "/tenant/oil/api", "/tenant/oil", "/tenant/oil/?a=/tenant/gas"):
+        yield Case(name=f"prefix {target}", wire=wire(line=f"GET {target} HTTP/1.1"), verdict="pass")
+    for name in (
+        "..%2f",
+        "..",
+        "%2e%2e",
+        "%6fil",
+        "oil%2f",
+        "oil%2fgas",
+        "%2foil",
+        "oil%5c",
+        "oil%00",
+        "oil;gas",
+        "OIL",
+    ):
+        yield Case(name=f"tenant {name}", wire=wire(line=f"GET /tenant/{name}/{inside} HTTP/1.1"), verdict="refuse")
+    for prefix in (
+        *("/tenant", "/tenant/", "/tenant//", "/%74enant/oil", "/tenan%54/oil", "//tenant/oil", "/./tenant/oil"),
+        *(
+            "/tenant/oil/tenant/oil",
+            "/tenant/oil/tenant/gas",
+            "/tenant/oil/%74enant/gas",
+            "/tenant/oil/",
+            "/tenant/gas",
+        ),
+        *("/tenant/oil/../gas", "/tenant/oil/..", "/tenant/oil/%2e%2e", "/tenant/oil%2f..", "/tenant/nowhere"),
+    ):
+        data = wire(line=f"GET {prefix}/{inside} HTTP/1.1")
+        verdict: Verdict = "either" if prefix == "/tenan%54/oil" else "refuse"  # another word, so another path
+        yield Case(name=f"prefix {prefix}", wire=data, verdict=verdict)
+    for outside in (
+        *("api/v1/pods", "api/v1/namespaces/gas-production/pods", "api/v1/namespaces/gas-production", "api/v1/secrets"),
+        *("api/v1/watch/namespaces/gas-production/pods", "api/v1/watch/pods", "apis/apps/v1/deployments"),
+        *("api/v1/namespaces/kube-system/secrets", "apis/apps/v1/namespaces/gas-production/deployments"),
+    ):
+        data = wire(line=f"GET /tenant/oil/{outside} HTTP/1.1")
+        yield Case(name=f"outside of the tenant: {outside}", wire=data, verdict="refuse")
 
 
 def headers() -> Iterator[Case]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import msgspec
 
@@ -153,6 +154,8 @@ def of_request(seen: Seen) -> list[str]:
     bearer = [value.removeprefix("Bearer ") for value in seen.values("Authorization")]
     target = seen.line.split(" ")[1]
     wrong = [f"{name} reached the API server" for name in names if name in _NEVER | _OVERRIDES | {"x-judged"}]
+    if unquote(target).startswith("/tenant/"):
+        wrong.append("the prefix of a tenant reached the API server")
     if "smuggled" in seen.line:
         wrong.append("a hidden request reached the API server")
     if bearer not in ([TOKEN], [PROXY_TOKEN]):

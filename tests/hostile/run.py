@@ -23,7 +23,7 @@ async def main() -> int:
     pki = ClusterPki.load_or_create(None)
     serving = pki.issue_serving(["127.0.0.1", "localhost"])
     with tempfile.TemporaryDirectory() as folder:
-        async with run_between(Path(folder), pki, serving) as between:
+        async with run_between(Path(folder), pki, serving, max_view_age=600.0) as between:
             wrong = await judge(between, found)
     result = msgspec.json.encode({"cases": len(found), "misled": len(wrong)}).decode()
     sys.stdout.write("\n".join([*wrong, result]) + "\n")

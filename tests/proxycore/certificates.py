@@ -16,10 +16,10 @@ CLIENTS = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 class Authority:
     """A certificate authority in memory."""
 
-    def __init__(self, name: str = "an authority", issuer: Authority | None = None) -> None:
+    def __init__(self, name: str = "an authority", issuer: Authority | None = None, *, ends: float = 24) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(self.name, (issuer or self).name, self.key.public_key(), -1, 24)
+        builder = _builder(self.name, (issuer or self).name, self.key.public_key(), -3, ends)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         self.certificate = builder.sign((issuer or self).key, hashes.SHA256())
 

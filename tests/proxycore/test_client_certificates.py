@@ -96,6 +96,12 @@ def test_an_authoritys_own_certificate_is_no_client() -> None:
     assert trusting().identify(AUTHORITY.certificate.public_bytes(Encoding.DER)) is None
 
 
+def test_an_authority_whose_time_is_over_signs_for_nobody() -> None:
+    old = Authority(ends=-1)
+
+    assert trusting(old).identify(old.client("alice").der) is None
+
+
 def test_nothing_is_believed_before_there_is_a_bundle_and_a_bundle_without_certificates_is_none() -> None:
     certificates = ClientCertificates(ttl=10)
     assert certificates.identify(ALICE.der) is None

@@ -130,15 +130,14 @@ async def test_what_a_certificates_caller_says_of_itself_does_not_reach_the_api_
     assert 'User "alice" cannot impersonate resource "groups"' in groups.body["message"]
 
 
-@pytest.mark.parametrize("flaw", ["of another authority", "expired", "for servers"])
-async def test_a_bad_certificate_ends_in_the_handshake(
+@pytest.mark.parametrize("flaw", ["of another authority", "for servers"])
+async def test_a_certificate_that_is_none_of_a_client_ends_in_the_handshake(
     world: World, pki: ClusterPki, tmp_path: Path, flaw: str
 ) -> None:
     mine = Authority()
     (tmp_path / "clients.crt").write_text(mine.pem)
     pairs = {
         "of another authority": Authority().client("alice").both,
-        "expired": mine.client("alice", begins=-2, ends=-1).both,
         "for servers": "".join(pki.issue_serving(["localhost"])),
     }
     (tmp_path / "clients.crt").write_text(mine.pem + (pki.ca_pem if flaw == "for servers" else ""))
@@ -148,6 +147,19 @@ async def test_a_bad_certificate_ends_in_the_handshake(
                 await visitor.request("GET", "/version")
         async with visiting(f"https://127.0.0.1:{second.port}", pki, tmp_path, mine.client("alice").both) as good:
             assert (await good.request("GET", "/version")).status != 401
+
+
+async def test_an_expired_certificate_and_one_that_is_not_good_yet_are_401(
+    world: World, pki: ClusterPki, tmp_path: Path
+) -> None:
+    mine = Authority()
+    (tmp_path / "clients.crt").write_text(mine.pem)
+    async with world.proxy(client_ca_file=str(tmp_path / "clients.crt")) as second:
+        for begins, ends in ((-2, -1), (1, 2)):
+            both = mine.client("alice", begins=begins, ends=ends).both
+            async with visiting(f"https://127.0.0.1:{second.port}", pki, tmp_path, both) as visitor:
+                found = await visitor.request("GET", "/version")
+                assert (found.status, found.body["message"]) == (401, "Unauthorized")
 
 
 async def test_an_authority_that_is_taken_away_counts_no_more_on_connections_that_are_open(

@@ -185,6 +185,7 @@ async def test_the_url_of_a_tenant_stands_in_kubeconfigs_that_are_generated(tena
         "capsule-proxy",
     )
     admin = ("--kubeconfig", str(tenancy.cluster.folder / "admin.kubeconfig"))
-    done = await asyncio.to_thread(tenancy.cluster.tether, "kubeconfig", *generate, "--server", url, *trust, *admin)
+    arguments = ("kubeconfig", *generate, "--server", url, *trust, *admin)
+    done = await asyncio.to_thread(lambda: tenancy.cluster.tether(*arguments))
     assert done.returncode == 0, done
     assert url in done.stdout

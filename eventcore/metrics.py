@@ -147,7 +147,7 @@ class Metrics:
             for metric in (self.publishes, self.publish_errors, self.publish_conflicts):
                 metric.labels(stream)
             self.publish_seconds.labels(stream)
-        for result in ("local", "cached", "reviewed", "refused", "failed"):
+        for result in ("local", "cached", "reviewed", "certificate", "xfcc", "anonymous", "refused", "failed"):
             self.identities.labels(result)
 
     def expect_kinds(self, kinds: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from eventcore.errors import SettingsError
 from proxycore.authentication import Caller
 from proxycore.headers import bearer_token, shows_token
 from proxycore.identities import Identity
+from proxycore.impersonating import ANONYMOUS_USER
 from proxycore.statuses import RefusedError, unauthorized
 from proxycore.xfcc import certificate_of
 
@@ -30,7 +31,7 @@ BEARER: Final = "BearerToken"
 CERTIFICATE: Final = "TLSCertificate"
 FORWARDED: Final = "XForwardedClientCert"
 TYPES: Final = (BEARER, CERTIFICATE, FORWARDED)
-ANONYMOUS: Final = Caller(identity=Identity(user="system:anonymous", groups=("system:unauthenticated",)))
+ANONYMOUS: Final = Caller(identity=Identity(user=ANONYMOUS_USER, groups=("system:unauthenticated",)))
 _READS: Final = frozenset({"GET", "HEAD"})
 _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 _TAKEN: Final = frozenset({"authorization", "host", "content-length", "connection", "transfer-encoding", "accept"})
@@ -90,8 +91,8 @@ class Callers:
         self._authenticator = authenticator
         self._certificates = certificates
         self._metrics = metrics
-        self.own_headers = frozenset({rules.xfcc_header})
-        """Headers that are for the proxy alone, in lower case."""
+        self.own_headers = frozenset({rules.xfcc_header.replace("_", "-")})
+        """Headers that are for the proxy alone, in lower case and with hyphens."""
 
     async def identify(self, request: Request, info: RequestInfo) -> tuple[Caller, str]:
         """Return the caller and the token that told it, "" for none; RefusedError 401, or 503 when nobody can tell."""
@@ -127,7 +128,7 @@ class Callers:
         """
         rules = self._rules
         return not info.tenant and (
-            identity.user == ANONYMOUS.identity.user
+            identity.user == ANONYMOUS_USER
             or info.path in rules.allowed
             or identity.user in rules.ignored_users
             or not rules.ignored_groups.isdisjoint(identity.groups)

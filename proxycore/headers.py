@@ -124,7 +124,7 @@ def asked_identity(headers: Iterable[Header]) -> Identity | None:
 def forwarded(headers: Iterable[Header], peer: str, own: frozenset[str] = frozenset()) -> list[Header]:
     """Return the client's headers that pass upstream, without any that the proxy makes itself.
 
-    ``own``: names, in lower case, of further headers that are for the proxy alone.
+    ``own``: names, in lower case and with hyphens, of further headers that are for the proxy alone.
     """
     found = list(headers)
     named = {word.strip().lower() for name, value in found if name.lower() == "connection" for word in value.split(",")}
@@ -134,7 +134,7 @@ def forwarded(headers: Iterable[Header], peer: str, own: frozenset[str] = frozen
         if (key := name.lower()) not in HOP_BY_HOP
         and key not in named
         and _same(key) not in _MADE_ANEW | _REWRITES
-        and not (own and _same(key) in {_same(one) for one in own})
+        and _same(key) not in own
         and not _same(key).startswith(_IDENTITY_PREFIXES)
     ]
     if protocols := [word for word in _subprotocols(found) if not word.startswith(_SOCKET_BEARER)]:

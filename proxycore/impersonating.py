@@ -28,6 +28,7 @@ log = get("proxy.impersonating")
 
 PATH = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 AUTHENTICATED = "system:authenticated"
+ANONYMOUS_USER: Final = "system:anonymous"
 _AUTHENTICATION_GROUP = "authentication.k8s.io"
 MAX_REMEMBERED = 20_000
 AT_ONCE: Final = 32
@@ -64,7 +65,7 @@ def effective(asked: Identity) -> Identity:
     groups = asked.groups
     if not groups and asked.account is not None:
         groups = account_groups(asked.account[0])
-    if AUTHENTICATED not in groups and asked.user != "system:anonymous":
+    if AUTHENTICATED not in groups and asked.user != ANONYMOUS_USER:
         groups = (*groups, AUTHENTICATED)
     return msgspec.structs.replace(asked, groups=groups)
 
@@ -105,8 +106,8 @@ def targets(caller: Identity, asked: Identity) -> list[tuple[Target, ...]]:
 class Impersonator:
     """Decides whom a caller may act as; answers are remembered for ``ttl`` seconds.
 
-    ``groups`` drops groups that are asked for before anything else looks at them. ``skip_review``: everybody may act as
-    everybody.
+    ``groups`` drops groups that are asked for before anything else looks at them. ``skip_review``: everybody who
+    is known may act as everybody.
     """
 
     def __init__(
@@ -134,7 +135,9 @@ class Impersonator:
         asked = msgspec.structs.replace(asked, groups=self._groups.kept(asked.groups))
         if is_caller(caller, asked):
             return Acting(identity=caller, own=True)
-        needed = [] if self._skip_review else targets(caller, asked)
+        # Who shows no credential is reviewed all the same.
+        skips = self._skip_review and caller.user != ANONYMOUS_USER
+        needed = [] if skips else targets(caller, asked)
         by_sort: dict[Target, list[tuple[Target, ...]]] = {}
         for alternatives in needed:
             by_sort.setdefault(msgspec.structs.replace(alternatives[0], name=""), []).append(alternatives)

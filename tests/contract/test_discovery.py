@@ -35,6 +35,14 @@ async def test_the_groups_that_tether_uses_are_served(admin: Client) -> None:
     }.items() <= preferred.items()
 
 
+async def test_the_authorities_of_client_certificates_are_published(admin: Client) -> None:
+    # when
+    found = await admin.get("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication")
+    # then
+    assert found.status == 200
+    assert found.body["data"]["client-ca-file"].startswith("-----BEGIN CERTIFICATE-----")
+
+
 @pytest.mark.parametrize(
     ("path", "name", "kind", "namespaced", "short"),
     [

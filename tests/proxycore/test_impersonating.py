@@ -14,7 +14,7 @@ from eventcore.errors import KubeUnreachableError, SettingsError
 from eventcore.settings import Settings
 from proxycore.group_filter import GroupFilter
 from proxycore.identities import Identity
-from proxycore.impersonating import AT_ONCE, Acting, Impersonator
+from proxycore.impersonating import AT_ONCE, PATH, Acting, Impersonator
 from proxycore.pacing import Paced
 from proxycore.statuses import RefusedError
 
@@ -32,7 +32,7 @@ class Reviews:
         self.error: Exception | None = None
 
     async def create(self, path: str, body: dict[str, Any], /) -> bytes:
-        assert path == "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        assert path == PATH == "/apis/authorization.k8s.io/v1/subjectaccessreviews"
         assert (body["spec"]["user"], body["spec"]["groups"]) == (CALLER.user, list(CALLER.groups))
         asked = body["spec"]["resourceAttributes"]
         assert asked["verb"] == "impersonate"
@@ -159,6 +159,18 @@ async def test_without_reviews_everybody_may_act_as_everybody_and_nobody_is_aske
     assert reviews.asked == []
     with pytest.raises(RefusedError):
         await impersonator(reviews).resolve(CALLER, asking("root", "system:masters"))
+
+
+async def test_without_reviews_who_is_nobody_is_reviewed_all_the_same() -> None:
+    class Refusing:
+        async def create(self, path: str, body: dict[str, Any], /) -> bytes:
+            assert (path, body["spec"]["user"]) == (PATH, "system:anonymous")
+            return b'{"status": {"allowed": false}}'
+
+    nobody = Identity(user="system:anonymous", groups=("system:unauthenticated",))
+
+    with pytest.raises(RefusedError, match='User "system:anonymous" cannot impersonate'):
+        await Impersonator(Refusing(), ttl=10, skip_review=True).resolve(nobody, asking("root"))
 
 
 # Groups that are dropped.

@@ -127,6 +127,8 @@ async def test_people_with_certificates_see_their_tenants_and_nothing_else(
     # and by the URL of a tenant only that one's
     assert await names(alice, team, at=f"/tenant/{other.name}") == [f"{other.name}-web"]
     assert await names(alice, team, at=f"/tenant/{tenancy.name}") == [f"{tenancy.name}-web"]
+    tenants = await kubectl(alice, "get", "tenants", "-o", "name", groups=(GROUP, team), at=f"/tenant/{tenancy.name}")
+    assert tenants.out.split() == [f"tenant.capsule.clastix.io/{tenancy.name}"]
     narrowed = await kubectl(
         alice, "-n", f"{other.name}-web", "get", "pods", groups=(GROUP, team), at=f"/tenant/{tenancy.name}", expect=1
     )

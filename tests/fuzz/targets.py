@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote
 
 import httptools
+from cryptography import x509
 
 from eventcore.grants import decode_grant
+from proxycore.client_certificates import ClientCertificates
 from proxycore.headers import asked_identity, bearer_token, forwarded
 from proxycore.listquery import NAME_LABEL, parse_query
 from proxycore.plane.chunks import ChunkReader, chunk, last_chunk
@@ -19,12 +21,15 @@ from proxycore.plane.heads import parse_head, render_request
 from proxycore.requestinfo import RequestInfo, parse
 from proxycore.selectors import matches, parse_labels, render
 from proxycore.statuses import RefusedError
+from proxycore.xfcc import certificate_of
 from tests.hostile.cases import cases
+from tests.proxycore.certificates import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _STOP: Final = b"\r\n\r\n"
+_AUTHORITY: Final = Authority().pem.encode()
 _IDENTITY: Final = ("impersonate-", "x-remote-", "x-forwarded-")
 _PROBES: Final[tuple[dict[str, str], ...]] = (
     {},
@@ -196,8 +201,20 @@ def grants(data: bytes) -> None:
     assert grant is None or grant.key().token() == name
 
 
+def certificates(data: bytes) -> None:
+    """A header of a proxy in front tells one certificate, or none; whatever is told is judged without an error."""
+    values = data.decode("latin-1").split("\n")
+    told = certificate_of(values)
+    if told is not None:
+        assert len(values) == 1
+        x509.load_der_x509_certificate(told)
+    judge = ClientCertificates(ttl=1.0)
+    judge.trust(_AUTHORITY)
+    assert judge.identify(data) is None
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
-    one.__name__: one for one in (heads, chunks, targets, queries, selectors, identities, grants)
+    one.__name__: one for one in (heads, chunks, targets, queries, selectors, identities, certificates, grants)
 }
 
 
@@ -224,6 +241,9 @@ def seeds(target: str) -> list[bytes]:
                 pass
     if target == "selectors":
         found = [b"a=b,c!=d", b"a in (b,c),!d", b"x/y notin (z)", b"a>1,b<2", b"a in (),b", b"a==b"]
+    if target == "certificates":
+        good = Authority("another").client("alice")
+        found = [good.xfcc().encode(), good.xfcc(';Subject="CN=\\"a\\"";URI=').encode(), good.der, b'Hash=1;Cert="%2D"']
     if target == "grants":
         found = [
             b'tenant.oil\n{"kind":"tenant","name":"oil","uid":"u","namespaces":["a"]}',

@@ -26,7 +26,7 @@ log = get("proxy.client_authorities")
 PUBLISHED: Final = api_path("", "v1", "configmaps", namespace="kube-system", name="extension-apiserver-authentication")
 PUBLISHED_KEY: Final = "client-ca-file"
 LOOK_SECONDS: Final = 5.0
-"""How often a file is looked at."""
+"""How often a file is looked at, and the API server asked until it has told once."""
 ASK_SECONDS: Final = 30.0
 """How often the API server is asked."""
 _ANY_TIME: Final = ssl.VerifyFlags(0x200000)
@@ -82,7 +82,8 @@ class ClientAuthorities:
             await self.look()
             self.looked.set()
             try:
-                await asyncio.wait_for(stopping.wait(), LOOK_SECONDS if self._file else ASK_SECONDS)
+                pause = LOOK_SECONDS if self._file or self._known is None else ASK_SECONDS
+                await asyncio.wait_for(stopping.wait(), pause)
             except TimeoutError:
                 continue
 

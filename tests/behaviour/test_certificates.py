@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 
 from eventcore.kube import KubeClient, api_path
-from tests.kubeapi import Ran, run_kubectl
+from tests.kubeapi import Client, Ran, run_kubectl
 from tether import manifests
 from tether.dev_layout import write_private
 from tether.devcluster.pki import ClusterPki
@@ -19,12 +22,16 @@ from tether.devcluster.pki import ClusterPki
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.kubectl]
 
 Tenancy = Any
-Kubectl = Callable[..., Awaitable[Ran]]
 GROUP = "people.example"
 ACCOUNT = "gitops-reconciler"
 ENABLED = "capsule.addon.fluxcd/enabled"
+CAPSULE = "capsule.clastix.io"
+NAMESPACES = "/api/v1/namespaces"
 OK = 200
+CREATED = 201
 FORBIDDEN = 403
+NOT_FOUND = 404
+CONFLICT = 409
 
 
 @pytest.fixture
@@ -45,42 +52,63 @@ def authority(cluster: Any, control_plane: Path | None) -> ClusterPki:
     return ClusterPki.load_or_create(next(root.rglob("ca.key")).parent)
 
 
-@pytest.fixture
-def kubectl(cluster: Any, authority: ClusterPki, tmp_path: Path) -> Kubectl:
-    """Run kubectl through the proxy as somebody with a certificate; ``at`` is what follows the proxy's URL."""
+class Person:
+    """Somebody with a certificate, at the proxy."""
 
-    async def run(
-        user: str,
-        *arguments: str,
-        groups: tuple[str, ...] = (GROUP,),
-        at: str = "",
-        signer: ClusterPki = authority,
-        **options: Any,
-    ) -> Ran:
-        certificate, key = signer.client_certificate(user, groups)
-        write_private(tmp_path / "tls.crt", certificate)
-        write_private(tmp_path / "tls.key", key)
+    def __init__(self, cluster: Any, folder: Path, name: str) -> None:
+        self._environ = cluster.environ
+        self._folder = folder
+        self.name = name
+
+    def shows(self, signer: ClusterPki, *groups: str) -> Person:
+        """Get a certificate with these groups."""
+        certificate, key = signer.client_certificate(self.name, groups)
+        write_private(self._folder / "tls.crt", certificate)
+        write_private(self._folder / "tls.key", key)
+        return self
+
+    @asynccontextmanager
+    async def wire(self, at: str = "") -> AsyncIterator[Client]:
+        """Yield a client that shows every answer; ``at`` is what follows the proxy's URL."""
+        trust = ssl.create_default_context(cafile=self._environ["TETHER_PROXY_CA_FILE"])
+        trust.load_cert_chain(self._folder / "tls.crt", self._folder / "tls.key")
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust), trust_env=False) as session:
+            yield Client(self._environ["TETHER_PROXY_URL"] + at, session)
+
+    async def kubectl(self, *arguments: str, at: str = "", expect: int = 0) -> Ran:
+        cluster = {
+            "server": self._environ["TETHER_PROXY_URL"] + at,
+            "certificate-authority": self._environ["TETHER_PROXY_CA_FILE"],
+        }
         config = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [
-                {
-                    "name": "c",
-                    "cluster": {
-                        "server": cluster.environ["TETHER_PROXY_URL"] + at,
-                        "certificate-authority": cluster.environ["TETHER_PROXY_CA_FILE"],
-                    },
-                }
-            ],
+            "clusters": [{"name": "c", "cluster": cluster}],
             "users": [{"name": "u", "user": {"client-certificate": "tls.crt", "client-key": "tls.key"}}],
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "x",
         }
-        file = tmp_path / "kubeconfig"
+        file = self._folder / "kubeconfig"
         file.write_bytes(msgspec.json.encode(config))
-        return await run_kubectl(file, tmp_path, *arguments, **options)
+        return await run_kubectl(file, self._folder, *arguments, expect=expect)
 
-    return run
+
+@pytest.fixture
+async def alice(
+    acting: None, admin: KubeClient, cluster: Any, authority: ClusterPki, tenancy: Tenancy, tmp_path: Path
+) -> Person:
+    """Somebody who owns a tenant; the group of its certificate is one of Capsule's users."""
+    await admin.json_patch(
+        path(CAPSULE, "capsuleconfigurations", "default"),
+        [{"op": "add", "path": "/spec/userGroups/-", "value": GROUP}],
+    )
+    found = Person(cluster, tmp_path, f"alice-{tenancy.name}").shows(authority, GROUP)
+    await own(tenancy, {"kind": "User", "name": found.name})
+    return found
+
+
+def path(group: str, plural: str, name: str = "", namespace: str = "") -> str:
+    return api_path(group, "v1beta2" if group else "v1", plural, namespace=namespace, name=name)
 
 
 async def own(tenancy: Tenancy, *owners: dict[str, str]) -> None:
@@ -90,65 +118,73 @@ async def own(tenancy: Tenancy, *owners: dict[str, str]) -> None:
     await tenancy.apply(tenant)
 
 
-async def made(kubectl: Kubectl, until: Any, user: str, name: str) -> None:
-    """Make a namespace as somebody; Capsule's right to do so may follow the Tenant a little later."""
+async def made(client: Client, until: Any, name: str) -> None:
+    """Make a namespace and wait until it is listed; Capsule's right to make it may follow the Tenant a little later."""
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
 
     async def create() -> bool:
-        ran = await kubectl(user, "create", "namespace", name, expect=None)
-        return ran.code == 0 or "AlreadyExists" in ran.err
+        return (await client.post(NAMESPACES, body)).status in {CREATED, CONFLICT}
+
+    async def listed() -> bool:
+        return name in await client.names(NAMESPACES)
 
     await until(create)
+    await until(listed)
 
 
-async def test_people_with_certificates_see_their_tenants_and_nothing_else(
-    acting: None, admin: KubeClient, kubectl: Kubectl, tenancy: Tenancy, other: Tenancy, until: Any
+async def test_a_person_with_a_certificate_sees_its_tenant_and_nothing_else(
+    alice: Person, tenancy: Tenancy, until: Any
 ) -> None:
-    # given two people who own a tenant each, and a group that owns one of them too
-    configuration = api_path("capsule.clastix.io", "v1beta2", "capsuleconfigurations", name="default")
-    await admin.json_patch(configuration, [{"op": "add", "path": "/spec/userGroups/-", "value": GROUP}])
-    alice, bob, team = f"alice-{tenancy.name}", f"bob-{other.name}", f"team-{tenancy.name}"
-    await own(tenancy, {"kind": "User", "name": alice})
-    await own(other, {"kind": "User", "name": bob}, {"kind": "Group", "name": team})
+    # given a namespace that it made through the proxy
+    async with alice.wire() as client:
+        await made(client, until, f"{tenancy.name}-web")
+        # then RBAC answers in its name, and it may not act as others
+        refused = await client.get(path("", "secrets", namespace="kube-system"))
+        masters = await client.acting("root", "system:masters").get(NAMESPACES)
+    assert (refused.status, masters.status) == (FORBIDDEN, FORBIDDEN)
+    assert f'User "{alice.name}" cannot list resource "secrets"' in refused.body["message"]
+    assert f'User "{alice.name}" cannot impersonate' in masters.body["message"]
 
-    # when each makes a namespace through the proxy
-    for user, one in ((alice, tenancy), (bob, other)):
-        await made(kubectl, until, user, f"{one.name}-web")
-
-    # then each sees its own
-    async def names(user: str, *groups: str, at: str = "") -> list[str]:
-        ran = await kubectl(user, "get", "namespaces", "-o", "name", groups=(GROUP, *groups), at=at)
-        return [line.removeprefix("namespace/") for line in ran.out.split()]
-
-    assert await until(lambda: names(alice)) == [f"{tenancy.name}-web"]
-    assert await until(lambda: names(bob)) == [f"{other.name}-web"]
-    both = sorted([f"{tenancy.name}-web", f"{other.name}-web"])
-    assert sorted(await names(alice, team)) == both
-
-    # and by the URL of a tenant only that one's
-    assert await names(alice, team, at=f"/tenant/{other.name}") == [f"{other.name}-web"]
-    assert await names(alice, team, at=f"/tenant/{tenancy.name}") == [f"{tenancy.name}-web"]
-    tenants = await kubectl(alice, "get", "tenants", "-o", "name", groups=(GROUP, team), at=f"/tenant/{tenancy.name}")
-    assert tenants.out.split() == [f"tenant.capsule.clastix.io/{tenancy.name}"]
-    narrowed = await kubectl(
-        alice, "-n", f"{other.name}-web", "get", "pods", groups=(GROUP, team), at=f"/tenant/{tenancy.name}", expect=1
-    )
-    assert "the URL is narrowed to the tenant" in narrowed.err
-    foreign = await kubectl(alice, "get", "namespaces", at=f"/tenant/{other.name}", expect=1)
-    assert "NotFound" in foreign.err or "not found" in foreign.err
-
-    # and the API server knows who it is, and answers by RBAC
-    me = await kubectl(alice, "auth", "whoami")
-    assert alice in me.out
+    # and kubectl shows the namespace alone, and who it is
+    listed = await alice.kubectl("get", "namespaces", "-o", "name")
+    assert listed.out.split() == [f"namespace/{tenancy.name}-web"]
+    me = await alice.kubectl("auth", "whoami")
+    assert alice.name in me.out
     assert GROUP in me.out
-    refused = await kubectl(alice, "-n", "kube-system", "get", "secrets", expect=1)
-    assert f'User "{alice}" cannot list resource "secrets"' in refused.err
-    masters = await kubectl(alice, "get", "namespaces", "--as", "root", "--as-group", "system:masters", expect=1)
-    assert f'User "{alice}" cannot impersonate' in masters.err
 
-    # and a certificate of another authority is nobody's
-    forged = await kubectl(alice, "get", "namespaces", signer=ClusterPki.load_or_create(None), expect=1)
-    assert f"{tenancy.name}-web" not in forged.out
-    assert "Unable to connect to the server" in forged.err  # the handshake ends it
+    # and a certificate of another authority is nobody's: the handshake ends it
+    async with alice.shows(ClusterPki.load_or_create(None), GROUP).wire() as client:
+        with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
+            await client.get(NAMESPACES)
+
+
+async def test_a_person_with_two_tenants_sees_one_by_its_url(
+    alice: Person, authority: ClusterPki, tenancy: Tenancy, other: Tenancy, until: Any
+) -> None:
+    # given a tenant of its own and one of its team
+    team = f"team-{other.name}"
+    await own(other, {"kind": "Group", "name": team})
+    alice.shows(authority, GROUP, team)
+    mine, ours = f"{tenancy.name}-web", f"{other.name}-web"
+    async with alice.wire() as client:
+        await made(client, until, mine)
+        await made(client, until, ours)
+        assert sorted(await client.names(NAMESPACES)) == sorted([mine, ours])
+
+    # when it goes by the URL of a tenant; then it sees that one
+    for one, inside, outside in ((tenancy, mine, ours), (other, ours, mine)):
+        async with alice.wire(at=f"/tenant/{one.name}") as client:
+            assert await client.names(NAMESPACES) == [inside]
+            assert await client.names(path(CAPSULE, "tenants")) == [one.name]
+            refused = await client.get(path("", "pods", namespace=outside))
+            assert refused.status == FORBIDDEN
+            assert "the URL is narrowed to the tenant" in refused.body["message"]
+    shown = await alice.kubectl("get", "namespaces", "-o", "name", at=f"/tenant/{other.name}")
+    assert shown.out.split() == [f"namespace/{ours}"]
+
+    # and without the team the other tenant is not there
+    async with alice.shows(authority, GROUP).wire(at=f"/tenant/{other.name}") as client:
+        assert (await client.get(NAMESPACES)).status == NOT_FOUND
 
 
 async def test_the_url_of_a_tenant_stands_in_kubeconfigs_that_are_generated(tenancy: Tenancy, until: Any) -> None:

@@ -140,6 +140,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         _text("work", "Flux's --default-service-account, bound in tenant namespaces; empty: not (docs/lockdown.md)"),
     ] = ""
+    capsule_users: Annotated[
+        bool,
+        _text("work", "keep the accounts among the users of Capsule; needs deploy/optional/worker-users.yaml"),
+    ] = False
     owner_status_grace: Annotated[
         float, _seconds("work", "how long owners in a Tenant's stale status still count", 0, 30)
     ] = 30.0

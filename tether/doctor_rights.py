@@ -81,9 +81,16 @@ def _of_rule(account: Account, rule: Object, namespace: str) -> Iterable[Need]:
                     yield Need(account, verb, group, plural, subresource, name, namespace)
 
 
-async def look_at_rights(client: KubeClient, namespace: str) -> tuple[tuple[str, ...], tuple[Right, ...]]:
-    """Return the accounts of deploy/rbac that do not exist, and every right of the others; KubeError."""
+async def look_at_rights(
+    client: KubeClient, namespace: str, optional: Iterable[str] = ()
+) -> tuple[tuple[str, ...], tuple[Right, ...]]:
+    """Return the accounts of deploy/rbac that do not exist, and every right of the others; KubeError.
+
+    ``optional`` names files of deploy/optional whose rights are needed too.
+    """
     shipped = manifests.read(manifests.shipped("deploy/rbac"))
+    for name in optional:
+        shipped += manifests.read(manifests.shipped(f"deploy/optional/{name}"))
     accounts = sorted({Account(namespace, o["metadata"]["name"]) for o in shipped if o["kind"] == "ServiceAccount"})
     wanted = needs(shipped, namespace)
     me = Account.of_username(await whoami(client))

@@ -91,7 +91,8 @@ def _capsule_user(relations: Relations, account: Account) -> Iterator[Finding]:
 def _add_user(account: Account) -> str:
     return (
         f"add {{kind: Group, name: system:serviceaccounts:{account.namespace}}} to spec.users of the "
-        "CapsuleConfiguration (before Capsule 0.12 the name to spec.userGroups)"
+        "CapsuleConfiguration (before Capsule 0.12 the name to spec.userGroups), or let the workers do it "
+        "(--capsule-users)"
     )
 
 

@@ -9,9 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from eventcore.consumer import Retry
+from eventcore.errors import ForbiddenError, InvalidError
 from workers import lockdown
+from workers.capsule_users import CapsuleUsers, UsersError
 from workers.context import guarded, until
-from workers.desired import Target, home_role_binding, impersonator
+from workers.desired import Target, account_ref, home_role_binding, impersonator
 from workers.names import cluster_role_name, lockdown_name, role_binding_name, settled_cluster_role_name, with_hash
 from workers.ownership import Account
 
@@ -24,22 +26,25 @@ if TYPE_CHECKING:
     from workers.entitlement import Entitlement
 
 
+PATIENCE: Final = 3
+"""Tries after which an Event says why the account is no user of Capsule yet."""
 TARGETED: Final = 3
 """Parts of a key that names a target namespace too."""
 
 
 def make(context: Context) -> Reconcile:
     """Return the reconciler of one account's rights; its key is (namespace, name), or those and a target namespace."""
-    return guarded(context, partial(_reconcile, context))
+    return guarded(context, partial(_reconcile, context, CapsuleUsers(context)))
 
 
-async def _reconcile(context: Context, run: Run) -> Result:
+async def _reconcile(context: Context, users: CapsuleUsers, run: Run) -> Result:
     if len(run.key.parts) == TARGETED:
         return await lockdown.reconcile(context, run)
     account = Account.of_key(run.key)
     entitlement = context.judge.look(account)
     if entitlement is None:
         await _remove(context, run, account, keep=())
+        await users.release(run, account)
         return until()
     held_up = ""
     wanted = _wanted(context, entitlement)
@@ -48,7 +53,28 @@ async def _reconcile(context: Context, run: Run) -> Result:
         if await context.writer.ensure(run, manifest, permit, action="granted") == "other":
             held_up = f"{manifest.target} is still there for another account"
     await _remove(context, run, account, keep=[manifest.target for manifest in wanted])
+    held_up = await _keep_user(context, users, run, entitlement) or held_up
     return Retry(held_up) if held_up else until(entitlement.until)
+
+
+async def _keep_user(context: Context, users: CapsuleUsers, run: Run, entitlement: Entitlement) -> str:
+    """Keep the account among the users of Capsule where that is asked for; return what stands against it, or ""."""
+    if not context.settings.capsule_users:
+        await users.release(run, entitlement.account)
+        return ""
+    topic = f"user {entitlement.account}"
+    try:
+        await users.keep(run, entitlement)
+    except (UsersError, ForbiddenError, InvalidError) as error:
+        problem = f"the account is not made a user of Capsule: {error}"
+        if isinstance(error, ForbiddenError):
+            problem += "; apply deploy/optional/worker-users.yaml"
+        if run.request.attempt >= PATIENCE:
+            regarding = account_ref(entitlement.account, entitlement.uid)
+            await context.writer.tell(run, topic, regarding, reason="CapsuleUserRefused", message=problem)
+        return problem
+    context.writer.settle(topic)
+    return ""
 
 
 def _wanted(context: Context, entitlement: Entitlement) -> list[Manifest]:

@@ -46,6 +46,7 @@ from workers.ownership import (
     status_is_current,
     well_formed,
 )
+from workers.user_entries import remembered
 
 if TYPE_CHECKING:
     from eventcore.objects import KubeObject
@@ -107,20 +108,26 @@ class Relations:
         self._homes_with_objects: defaultdict[str, set[Account]] = defaultdict(set)
         self._copies_in: defaultdict[str, set[Account]] = defaultdict(set)
         self._lockdown_in: defaultdict[str, set[Account]] = defaultdict(set)
+        self._users: frozenset[Account] = frozenset()
 
     # What is asked.
 
     def is_interesting(self, account: Account) -> bool:
         """Tell whether there is anything to do for an account: it is enabled, or objects were made for it."""
-        return account in self._enabled.get(account.namespace, ()) or bool(self._objects.get(account))
+        return (
+            account in self._enabled.get(account.namespace, ())
+            or bool(self._objects.get(account))
+            or account in self._users
+        )
 
     def interesting(self) -> set[Account]:
-        """Return every enabled account and every account that has objects of ours."""
-        return set().union(*self._enabled.values(), (a for a, found in self._objects.items() if found))
+        """Return every enabled account and every account that has objects of ours, or an entry in Capsule's users."""
+        return set().union(*self._enabled.values(), (a for a, found in self._objects.items() if found), self._users)
 
     def interesting_in(self, namespace: str) -> set[Account]:
         """Return the interesting accounts whose home is this namespace."""
-        return self._enabled.get(namespace, set()) | self._homes_with_objects.get(namespace, set())
+        users = {account for account in self._users if account.namespace == namespace}
+        return self._enabled.get(namespace, set()) | self._homes_with_objects.get(namespace, set()) | users
 
     def owners(self, tenant: str) -> OwnerState:
         """Return the owners of a live tenant; of any other name, none."""
@@ -257,6 +264,7 @@ class Relations:
                 self._index_all_owners()
             case "CapsuleConfiguration" if key.name == self._configuration:
                 self.configuration = cast("CapsuleConfiguration | None", new)
+                self._users = frozenset(remembered(new.metadata.annotations) if new else ())
                 self._index_all_owners()
             case "ProxySetting":
                 self._proxy_setting(key, cast("ProxySetting | None", new))

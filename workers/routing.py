@@ -15,6 +15,7 @@ from workers.desired import ANNOTATION_DIGEST
 from workers.names import same_cluster_role
 from workers.ownership import LABEL_PROMOTE, Account, Owner, is_live, namespace_claims
 from workers.relations import OWN_KINDS, Relations, is_lockdown, live, own_account
+from workers.user_entries import listed, remembered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,7 +46,7 @@ def route(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
             routes = _owners_change(change, relations, list(relations.tenants))
             routes |= _subjects(Owner(o.spec.kind, o.spec.name) for o in (old, new) if isinstance(o, TenantOwner))
         case "CapsuleConfiguration":
-            routes = _owners_change(change, relations, list(relations.tenants)) | {("access", CONFIG_KEY)}
+            routes = _configuration_change(change, relations)
         case "CASecret" | "CAConfigMap":
             routes = set().union(*(kubeconfig_routes(account, relations) for account in relations.interesting()))
         case "ProxySetting":
@@ -152,6 +153,19 @@ def _namespace_routes(name: str, relations: Relations) -> set[Route]:
         routes |= _subjects([Owner("ServiceAccount", account.username)])
         if relations.is_interesting(account):
             routes |= account_routes(account, relations)
+    return routes
+
+
+def _configuration_change(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
+    """Return what depends on Capsule's configuration; of its users only whose entry or memory came or went."""
+    before = relations.configuration
+    routes = _owners_change(change, relations, list(relations.tenants)) | {("access", CONFIG_KEY)}
+    after = relations.configuration
+    memories = [remembered(one.metadata.annotations) if one else {} for one in (before, after)]
+    accounts = {account for account in {*memories[0], *memories[1]} if len({m.get(account) for m in memories}) > 1}
+    for kind, name in listed(before) ^ listed(after):
+        accounts |= relations.accounts_of(Owner(kind, name))
+    routes |= {("rbac", account.key()) for account in accounts}
     return routes
 
 

@@ -27,6 +27,7 @@ COMPONENT = "capsule-tether.io/component"
 MARK = "capsule-tether.io/account"
 RBAC = "rbac.authorization.k8s.io"
 ROLES, BINDINGS = api_path(RBAC, "v1", "clusterroles"), api_path(RBAC, "v1", "clusterrolebindings")
+CONFIGURATION = api_path("capsule.clastix.io", "v1beta2", "capsuleconfigurations", name="default")
 WORKER = "system:serviceaccount:capsule-system:tether-worker"
 DRY = {"dryRun": "All"}
 
@@ -36,6 +37,7 @@ async def worker(cluster: Any, admin: Any, until: Any) -> AsyncIterator[Client]:
     """Whoever has the account of all workers, with the policies in force for as long as a test lasts."""
     objects = manifests.read(manifests.shipped("deploy/admission"))
     applier = manifests.Applier(admin, "person")
+    await applier.apply(manifests.read(manifests.shipped("deploy/optional/worker-users.yaml")))
     async with cluster.wire() as administrator:
         client = administrator.acting(WORKER)
         await applier.apply(objects)
@@ -49,6 +51,11 @@ async def worker(cluster: Any, admin: Any, until: Any) -> AsyncIterator[Client]:
                     return denied(await client.post(collection, body, params=DRY))
 
                 await until(in_force)
+
+            async def over_users() -> bool:
+                return denied(await client.patch(CONFIGURATION, {"metadata": {"labels": {"canary": "a"}}}, **DRY))
+
+            await until(over_users)
             yield client
         finally:
             for obj in reversed(objects):
@@ -78,7 +85,15 @@ async def test_tether_does_all_its_work_under_the_policies(
     tenancy: Tenancy,
     until: Any,
 ) -> None:
-    await cluster.restart("router", "worker", TETHER_FLUX_SERVICE_ACCOUNT=ACCOUNT)
+    await cluster.restart("router", "worker", TETHER_FLUX_SERVICE_ACCOUNT=ACCOUNT, TETHER_CAPSULE_USERS="true")
+    entry = {"kind": "ServiceAccount", "name": tenancy.user}
+
+    async def listed() -> bool:
+        return entry in (await tenancy.must("CapsuleConfiguration", "", "default"))["spec"].get("users", [])
+
+    async def unlisted() -> bool:
+        return not await listed()
+
     try:
         # Given an owner that is enabled gets everything, in its namespaces too
         await tenancy.make()
@@ -87,6 +102,7 @@ async def test_tether_does_all_its_work_under_the_policies(
         await tenancy.must("Secret", own, f"{ACCOUNT}-kubeconfig")
         await tenancy.must("RoleBinding", own, lockdown)
         before = await tenancy.must("ClusterRoleBinding", "", tenancy.impersonator)
+        await until(listed)
 
         # When somebody edits what Tether made, then it is put right
         subjects = [{"kind": "User", "apiGroup": RBAC, "name": "mallory"}]
@@ -111,6 +127,7 @@ async def test_tether_does_all_its_work_under_the_policies(
             ("ClusterRole", "", tenancy.impersonator),
         ):
             await tenancy.gone(kind, namespace, name)
+        await until(unlisted)
     finally:
         await cluster.restart("router", "worker")
 
@@ -314,3 +331,54 @@ async def test_with_more_rights_by_mistake_a_worker_still_writes_nothing_else(
             await until(refused)
     finally:
         await tenancy.admin.delete(f"{BINDINGS}/{name}")
+
+
+async def test_with_the_workers_account_nobody_makes_other_users_of_capsule(worker: Client, tenancy: Tenancy) -> None:
+    # Given entries of an administrator, and one that Tether added
+    account, key = f"{tenancy.home}/{ACCOUNT}", "capsule-tether.io/user-a"
+    mine = {"kind": "ServiceAccount", "name": tenancy.user}
+    by_hand = {"kind": "Group", "name": f"by-hand-{tenancy.name}"}
+    found = await tenancy.must("CapsuleConfiguration", "", "default")
+    before = found["spec"].get("users") or []
+    await tenancy.admin.merge_patch(CONFIGURATION, {"spec": {"users": [*before, by_hand]}})
+    users = [*before, by_hand]
+    memory = {"metadata": {"annotations": {key: f"users {account} {tenancy.name}"}}}
+    try:
+        # Then an entry of our shape is accepted, in every list
+        for spec in (
+            {"users": [*users, mine]},
+            {"userNames": [tenancy.user]},
+            {"userGroups": [*found["spec"]["userGroups"], f"system:serviceaccounts:{tenancy.home}"]},
+        ):
+            accepted = await worker.patch(CONFIGURATION, {"spec": spec} | memory, **DRY)
+            assert accepted.status == 200, accepted.body["message"]
+
+        # And what is refused below is refused for its difference
+        system = {"kind": "ServiceAccount", "name": f"system:serviceaccount:kube-system:{ACCOUNT}"}
+        at_system = {"metadata": {"annotations": {key: f"users kube-system/{ACCOUNT} {tenancy.name}"}}}
+        second = {"kind": "ServiceAccount", "name": f"system:serviceaccount:{tenancy.home}:second"}
+        of_second = {"metadata": {"annotations": {key: f"users {tenancy.home}/second {tenancy.name}"}}}
+        entry, fields, note = "no entry may change", "nothing but the lists", "no annotation may change"
+        tries = [
+            (entry, {"spec": {"users": [*users, mine]}}),
+            (entry, memory | {"spec": {"users": [*users, {"kind": "Group", "name": "system:authenticated"}]}}),
+            (entry, memory | {"spec": {"users": [*users, mine | {"kind": "User"}]}}),
+            (entry, memory | {"spec": {"users": before}}),
+            (entry, memory | {"spec": {"users": None}}),
+            (entry, memory | {"spec": {"users": [by_hand, *before, {"kind": "User", "name": "a"}]}}),
+            (entry, memory | {"spec": {"userNames": ["mallory"]}}),
+            (entry, memory | {"spec": {"userGroups": ["system:authenticated"]}}),
+            (entry, at_system | {"spec": {"users": [*users, system]}}),
+            (entry, of_second | {"spec": {"users": [*users, second]}}),
+            (fields, memory | {"spec": {"administrators": [mine]}}),
+            (fields, memory | {"spec": {"allowServiceAccountPromotion": True}}),
+            (fields, memory | {"spec": {"ignoreUserWithGroups": ["a"]}}),
+            (note, {"metadata": {"annotations": {"a": "b"}}}),
+            ("no label may change", {"metadata": {"labels": {"a": "b"}}}),
+        ]
+        for why, patch in tries:
+            answer = await worker.patch(CONFIGURATION, patch, **DRY)
+            assert denied(answer), (why, patch, answer)
+            assert why in answer.body["message"], (patch, answer)
+    finally:
+        await tenancy.admin.merge_patch(CONFIGURATION, {"spec": {"users": before or None}})

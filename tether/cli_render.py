@@ -180,10 +180,11 @@ def _secretless(url: str, ca_file: Path | None, audiences: tuple[str, ...]) -> S
 
 async def _configuration(settings: Settings, options: Options) -> Section:
     from eventcore.kube import KubeClient  # noqa: PLC0415 - as in render
-    from tether.render_configuration import read, section  # noqa: PLC0415 - as in render
+    from tether.render_configuration import check_home, read, section  # noqa: PLC0415 - as in render
 
     client = await KubeClient.connect(settings)
     try:
+        await check_home(client, options.account, options.tenant)
         return section(await read(client, settings.capsule_configuration_name), options.account)
     finally:
         await client.close()

@@ -65,7 +65,18 @@ async def read_tenancy(client: KubeClient) -> Tenancy:
 
 
 def entitled(relations: Relations) -> dict[Account, tuple[str, ...]]:
-    """Return the enabled accounts that own a live Tenant, with the tenants, sorted."""
+    """Return the enabled accounts that own a live Tenant and live in no other one, with the tenants, sorted."""
+    owned = _owned(relations).items()
+    return {account: tenants for account, tenants in owned if not relations.foreign_home(account, tenants)}
+
+
+def refused(relations: Relations) -> dict[Account, str]:
+    """Return the accounts that get nothing, since their home is a member of a Tenant that they do not own; that one."""
+    found = ((account, relations.foreign_home(account, tenants)) for account, tenants in _owned(relations).items())
+    return {account: tenant for account, tenant in found if tenant}
+
+
+def _owned(relations: Relations) -> dict[Account, tuple[str, ...]]:
     enabled = (account for account, found in sorted(relations.accounts.items()) if is_enabled(found))
     owned = ((account, tuple(sorted(relations.tenants_of_account(account)))) for account in enabled)
     return {account: tenants for account, tenants in owned if tenants}

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from eventcore.objects import ANNOTATION_ENABLED
-from tether.cluster_relations import entitled, is_capsule_user
+from tether.cluster_relations import entitled, is_capsule_user, refused
 from tether.doctor_snapshot import Finding
 from workers.names import kubeconfig_name, token_name
 from workers.ownership import findings as owner_findings
@@ -33,6 +33,7 @@ def tenant_findings(snapshot: Snapshot) -> Iterator[Finding]:
     owners = entitled(relations)
     found = {one.account: one for one in snapshot.survey.found}
     states = {state.account: state for state in snapshot.accounts}
+    yield from _refused(relations)
     yield from _without_tenant(relations, owners)
     for account, tenants in owners.items():
         yield from _capsule_user(relations, account)
@@ -69,9 +70,19 @@ def _namespaces(snapshot: Snapshot, relations: Relations) -> Iterator[Finding]:
             yield _finding("warning", "tenants", f"Namespace/{name}", text, remedy)
 
 
+def _refused(relations: Relations) -> Iterator[Finding]:
+    for account, tenant in refused(relations).items():
+        text = f"is the home of {account} and a member of Tenant {tenant}, which that account does not own, so it gets "
+        text += "nothing: whoever owns the namespace could act for it"
+        remedy = "make the account in a namespace outside of tenants and name that one in spec.owners, or take the "
+        remedy += "namespace out of the Tenant"
+        yield _finding("error", "home", f"Namespace/{account.namespace}", text, remedy)
+
+
 def _without_tenant(relations: Relations, owners: dict[Account, tuple[str, ...]]) -> Iterator[Finding]:
+    elsewhere = refused(relations)
     for account, found in sorted(relations.accounts.items()):
-        if is_enabled(found) and account not in owners:
+        if is_enabled(found) and account not in owners and account not in elsewhere:
             text = f"carries {ANNOTATION_ENABLED} but owns no Tenant, so it gets nothing"
             remedy = f"add {account.username} to spec.owners of its Tenant, or take the annotation off"
             yield _finding("warning", "accounts", account, text, remedy)

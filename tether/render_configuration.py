@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eventcore.errors import NotFoundError, StartError
 from eventcore.kube import api_path
-from eventcore.objects import CAPSULE_GROUP, LAST_APPLIED
+from eventcore.objects import CAPSULE_GROUP, LAST_APPLIED, Namespace, Tenant
+from tether.cluster_lists import capsule_path, get_if_there
 from tether.render import Section
+from workers.ownership import identities, namespace_claims, namespace_tenant, owner_set
 
 if TYPE_CHECKING:
     from eventcore.kube import KubeClient
@@ -44,6 +46,24 @@ async def read(client: KubeClient, name: str) -> Object:
             f"CapsuleConfiguration {name} does not exist at {client.server_url}: install Capsule there, or set "
             "--capsule-configuration-name"
         ) from None
+
+
+async def check_home(client: KubeClient, account: Account, tenant: str) -> None:
+    """Refuse a home that is a member of a Tenant that the account does not own; StartError says so.
+
+    Whoever made such a namespace acts for every account in it, and Tether gives them nothing.
+    """
+    home = await get_if_there(client, Namespace, api_path("", "v1", "namespaces", name=account.namespace))
+    for name in sorted(namespace_claims(home) - {tenant}) if home else ():
+        found = await get_if_there(client, Tenant, capsule_path("tenants", name))
+        if home is None or found is None or namespace_tenant(home, {name: found}) is None:
+            continue
+        owners = owner_set(found.spec.owners) | owner_set(found.status.owners or ())
+        if not owners & set(identities(account)):
+            raise StartError(
+                f"Namespace {account.namespace} is a member of Tenant {name}, which {account} does not own, so it "
+                "would get nothing: name an owner in a namespace outside of tenants"
+            )
 
 
 def section(existing: Object, account: Account) -> Section:

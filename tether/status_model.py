@@ -15,7 +15,7 @@ from eventcore.events import AuditRecord, DeadLetter, WorkRequest, decode_body
 from eventcore.grants import TenantGrant
 from eventcore.keys import WORKERS, Key, parse_work_subject
 from eventcore.objects import PartialObject
-from tether.cluster_relations import entitled
+from tether.cluster_relations import entitled, refused
 from workers.desired import ANNOTATION_GENERATION, Token
 from workers.names import token_name
 from workers.ownership import Account, is_enabled
@@ -81,6 +81,7 @@ class AccountStatus(msgspec.Struct, frozen=True, kw_only=True):
     account: str
     tenants: tuple[str, ...] = ()
     enabled: bool = True
+    home_of: str = ""  # a Tenant that it does not own and its home is a member of, so that it gets nothing
     granted: bool = False  # the proxy knows it
     generation: int | None = None
     mode: str = ""  # of the token: bound, or static, which never expires
@@ -222,7 +223,7 @@ def _tenants(relations: Relations, granted: dict[Key, Grant]) -> Iterable[Tenant
 
 
 def _accounts(view: ObjectsView, relations: Relations, granted: dict[Key, Grant]) -> Iterable[AccountStatus]:
-    owners = entitled(relations)
+    owners, elsewhere = entitled(relations), refused(relations)
     for account in sorted(relations.interesting() | set(owners)):
         tenants = owners.get(account, ())
         service_account = relations.accounts.get(account)
@@ -242,6 +243,7 @@ def _accounts(view: ObjectsView, relations: Relations, granted: dict[Key, Grant]
             account=str(account),
             tenants=tenants,
             enabled=service_account is not None and is_enabled(service_account),
+            home_of=elsewhere.get(account, ""),
             granted=account_grant_key(account) in granted,
             generation=generation,
             mode=token.mode if token else "",

@@ -89,6 +89,8 @@ def _accounts(status: Status) -> RenderableType:
 def _why_not(account: AccountStatus) -> Text:
     if not account.enabled:
         return Text("not enabled", style="yellow")
+    if account.home_of:
+        return Text(f"lives in {account.home_of}", style="red")
     return Text(", ".join(account.tenants)) if account.tenants else Text("owns none", style="yellow")
 
 

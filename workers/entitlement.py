@@ -1,4 +1,7 @@
-"""Whether an account may have anything at all: it is enabled, and it owns a live Tenant.
+"""Whether an account may have anything at all: it is enabled, it owns a live Tenant, and it lives in no other's.
+
+A Tenant may name an account in a namespace that does not exist yet, and whoever makes that namespace makes the account.
+So an account whose home is a member of a Tenant that it does not own gets nothing.
 
 The view answers first. Before a right is given, the API server answers again, since the view may be a moment behind.
 """
@@ -97,6 +100,18 @@ class Judge:
 
     def look(self, account: Account) -> Entitlement | None:
         """Return what the view says about an account, None when it may have nothing."""
+        entitlement = self._owning(account)
+        if entitlement is None or self.relations.foreign_home(account, entitlement.tenants):
+            return None
+        return entitlement
+
+    def refused(self, account: Account) -> tuple[Entitlement, str] | None:
+        """Return what an account would have, and the tenant that its home belongs to, which alone keeps it from it."""
+        entitlement = self._owning(account)
+        tenant = self.relations.foreign_home(account, entitlement.tenants) if entitlement else ""
+        return (entitlement, tenant) if entitlement and tenant else None
+
+    def _owning(self, account: Account) -> Entitlement | None:
         service_account = self.relations.accounts.get(account)
         if service_account is None or not is_enabled(service_account):
             return None
@@ -115,6 +130,8 @@ class Judge:
             or service_account.metadata.uid != entitlement.uid
         ):
             raise OutdatedError(f"ServiceAccount {account} has just been changed")
+        if tenant := await self._foreign_home(account):
+            raise OutdatedError(f"Namespace {account.namespace} has just become a member of Tenant {tenant}")
         for name in entitlement.tenants:
             if await self._owns(account, name):
                 return
@@ -127,7 +144,7 @@ class Judge:
         take anything from anybody.
         """
         service_account = await self._account(account)
-        if service_account is None or not is_enabled(service_account):
+        if service_account is None or not is_enabled(service_account) or await self._foreign_home(account):
             return
         for name in sorted(set(tenants)):
             if await self._owns(account, name):
@@ -144,10 +161,20 @@ class Judge:
             if proven and await self._owns(account, name):
                 raise OutdatedError(f"the view does not show yet that namespace {namespace} is of Tenant {name}")
 
+    async def _foreign_home(self, account: Account) -> str:
+        """Return the Tenant that an account's home provably belongs to at the API server and that it does not own."""
+        home = await self._namespace(account.namespace)
+        for name in sorted(namespace_claims(home)) if home else ():
+            fresh = await self._tenant(name)
+            if home and fresh and namespace_tenant(home, {name: fresh}) and not self._is_owner(account, fresh):
+                return name
+        return ""
+
     async def _owns(self, account: Account, name: str) -> bool:
         tenant = await self._tenant(name)
-        if tenant is None:
-            return False
+        return tenant is not None and self._is_owner(account, tenant)
+
+    def _is_owner(self, account: Account, tenant: Tenant) -> bool:
         # A status that is behind its spec may keep what was given, but gives nothing new.
         owners = self.relations.judge(tenant).certain
         return any(owner in owners for owner in identities(account))

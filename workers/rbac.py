@@ -42,6 +42,7 @@ async def _reconcile(context: Context, users: CapsuleUsers, run: Run) -> Result:
         return await lockdown.reconcile(context, run)
     account = Account.of_key(run.key)
     entitlement = context.judge.look(account)
+    await _tell_refused(context, run, account)
     if entitlement is None:
         await _remove(context, run, account, keep=())
         await users.release(run, account)
@@ -55,6 +56,35 @@ async def _reconcile(context: Context, users: CapsuleUsers, run: Run) -> Result:
     await _remove(context, run, account, keep=[manifest.target for manifest in wanted])
     held_up = await _keep_user(context, users, run, entitlement) or held_up
     return Retry(held_up) if held_up else until(entitlement.until)
+
+
+async def _tell_refused(context: Context, run: Run, account: Account) -> None:
+    """Say on an account why it gets nothing where its home alone keeps it from that."""
+    topic = f"home {account}"
+    if (refused := context.judge.refused(account)) is None:
+        context.writer.settle(topic)
+        return
+    entitlement, tenant = refused
+    owned = ", ".join(entitlement.tenants)
+    message = (
+        f"Namespace {account.namespace} is a member of Tenant {tenant}, which the account does not own, so it gets "
+        f"nothing for Tenant {owned}: make the account in a namespace outside of tenants and name that one in "
+        "spec.owners, or take the namespace out of the Tenant"
+    )
+    home = context.relations.namespaces.get(account.namespace)
+    target = f"ServiceAccount/{account}"
+    record = partial(
+        context.writer.record, run, "refused", target, account, entitlement.tenant, outcome="refused", message=message
+    )
+    await context.writer.tell(
+        run,
+        topic,
+        account_ref(account, entitlement.uid),
+        reason="HomeOfAnotherTenant",
+        message=message,
+        about=home.metadata.uid if home else "",
+        record=record,
+    )
 
 
 async def _keep_user(context: Context, users: CapsuleUsers, run: Run, entitlement: Entitlement) -> str:

@@ -49,6 +49,8 @@ from workers.ownership import (
 from workers.user_entries import remembered
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from eventcore.objects import KubeObject
     from eventcore.views import Change, ObjectRecord
 
@@ -179,6 +181,14 @@ class Relations:
     def namespaces_of(self, tenant: str) -> set[str]:
         """Return the namespaces that provably belong to a tenant."""
         return self._namespaces_of.get(tenant, set())
+
+    def foreign_home(self, account: Account, tenants: Collection[str]) -> str:
+        """Return the tenant that an account's home provably belongs to, "" for none and for one of ``tenants``.
+
+        Whoever made such a namespace acts for every account in it, so the account is not what its owner entry meant.
+        """
+        tenant = self.tenant_of(account.namespace)
+        return "" if tenant in tenants else tenant
 
     def claimed(self, tenant: str) -> set[str]:
         """Return the namespaces that mention a tenant, proven or not."""

@@ -39,7 +39,7 @@ def route(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
         case "ServiceAccount":
             routes = _both(change, relations, lambda: _account_routes(target, (old, new), relations))
         case "Namespace":
-            routes = _both(change, relations, lambda: _namespace_routes(target.name, relations))
+            routes = _namespace_change(change, relations, target.name)
         case "Tenant":
             routes = _tenant_change(change, relations, cast("Tenant | None", old), cast("Tenant | None", new))
         case "TenantOwner":
@@ -133,6 +133,21 @@ def _account_routes(
     return routes
 
 
+def _namespace_change(change: Change[ObjectRecord], relations: Relations, name: str) -> set[Route]:
+    """Return what depends on a Namespace; all that the accounts have whose home it is, when it is another tenant's."""
+    before = relations.tenant_of(name)
+    routes = _both(change, relations, lambda: _namespace_routes(name, relations))
+    if before != relations.tenant_of(name):
+        routes |= _homes([name], relations)
+    return routes
+
+
+def _homes(names: Iterable[str], relations: Relations) -> set[Route]:
+    """Return every key of the accounts that live in these namespaces."""
+    accounts = {account for name in names for account in relations.interesting_in(name)}
+    return set().union(*(account_routes(account, relations) for account in accounts))
+
+
 def _namespace_routes(name: str, relations: Relations) -> set[Route]:
     """Return what depends on whose a namespace is, and on whether it is there."""
     routes: set[Route] = set()
@@ -159,7 +174,8 @@ def _namespace_routes(name: str, relations: Relations) -> set[Route]:
 def _configuration_change(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
     """Return what depends on Capsule's configuration; of its users only whose entry or memory came or went."""
     before = relations.configuration
-    routes = _owners_change(change, relations, list(relations.tenants)) | {("access", CONFIG_KEY)}
+    routes = _owners_change(change, relations, list(relations.tenants))
+    routes.add(("access", CONFIG_KEY))
     after = relations.configuration
     memories = [remembered(one.metadata.annotations) if one else {} for one in (before, after)]
     accounts = {account for account in {*memories[0], *memories[1]} if len({m.get(account) for m in memories}) > 1}
@@ -199,6 +215,8 @@ def _server(tenant: Tenant) -> str:
 
 def _whole_tenant(name: str, relations: Relations) -> set[Route]:
     routes = {tenant_route(name), *_subjects(relations.owners(name).all)}
+    # A home is of a live Tenant or of none, and with that its accounts may have everything or nothing.
+    routes |= _homes(relations.claimed(name), relations)
     for namespace in relations.claimed(name):
         routes |= _subjects(relations.subjects_in(namespace))
     for account in relations.accounts_of_tenant(name):

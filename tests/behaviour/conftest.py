@@ -306,6 +306,36 @@ class Tenancy:
             yield client
 
     @asynccontextmanager
+    async def as_administrator(self) -> AsyncIterator[None]:
+        """Let the cluster-admin be an administrator of Capsule for the length of the block."""
+        target = path("CapsuleConfiguration", "", "default")
+        before = (await self.must("CapsuleConfiguration", "", "default"))["spec"].get("administrators")
+        user = {"kind": "User", "name": "kubernetes-admin"}
+        await self.admin.merge_patch(target, {"spec": {"administrators": [*(before or []), user]}})
+        try:
+            yield
+        finally:
+            await self.admin.merge_patch(target, {"spec": {"administrators": before}})
+
+    async def join(self, owner: Tenancy) -> None:
+        """Make the home a member of a Tenant, as an administrator of Capsule can."""
+        tenant = await owner.must("Tenant", "", owner.name)
+        reference = {
+            "apiVersion": "capsule.clastix.io/v1beta2",
+            "kind": "Tenant",
+            "name": owner.name,
+            "uid": tenant["metadata"]["uid"],
+        }
+        metadata = {"ownerReferences": [reference], "labels": {"capsule.clastix.io/tenant": owner.name}}
+
+        async def joined() -> bool:
+            patch = self.admin.merge_patch(path("Namespace", "", self.home), {"metadata": metadata})
+            return await may(patch) is not None
+
+        async with self.as_administrator():
+            await eventually(joined)
+
+    @asynccontextmanager
     async def flux(self, namespace: str = "") -> AsyncIterator[Client]:
         """Yield a client with the distributed kubeconfig of a namespace, as Flux reads it, that shows every answer."""
         config = msgspec.yaml.decode(await self.secret(namespace or self.home, f"{ACCOUNT}-kubeconfig", "value"))

@@ -518,7 +518,7 @@ async def test_a_token_that_somebody_else_still_holds_is_not_removed_until_he_le
 async def test_the_home_namespace_leaves_the_tenant_when_capsule_allows_it(tenancy: Tenancy, addon: Addon) -> None:
     # Given a home namespace that the addon made a member of the Tenant
     await addon.make()
-    async with administrator(tenancy):
+    async with tenancy.as_administrator():
         await addon.join()
     await addon.enable()
 
@@ -540,7 +540,7 @@ async def test_the_home_namespace_leaves_the_tenant_when_capsule_allows_it(tenan
     assert (await tenancy.must("Secret", tenancy.home, f"{ACCOUNT}-token"))["type"] == "Opaque"
 
     # And with that right the same command finishes
-    async with administrator(tenancy):
+    async with tenancy.as_administrator():
         code, said = await run(tenancy, "--token-overlap", "0s")
     namespace = await tenancy.must("Namespace", "", tenancy.home)
     assert code == 0, said
@@ -550,17 +550,3 @@ async def test_the_home_namespace_leaves_the_tenant_when_capsule_allows_it(tenan
     # And the account still works at home
     async with tenancy.acting() as client:
         await client.get(api_path("", "v1", "configmaps", namespace=tenancy.home))
-
-
-@asynccontextmanager
-async def administrator(tenancy: Tenancy) -> AsyncIterator[None]:
-    """Let the cluster-admin be an administrator of Capsule for a while."""
-    path = api_path("capsule.clastix.io", "v1beta2", "capsuleconfigurations", name="default")
-    body = msgspec.json.decode(await tenancy.admin.get(path), type=Object)
-    before = body["spec"].get("administrators")
-    user = {"kind": "User", "name": "kubernetes-admin"}
-    await tenancy.admin.merge_patch(path, {"spec": {"administrators": [*(before or []), user]}})
-    try:
-        yield
-    finally:
-        await tenancy.admin.merge_patch(path, {"spec": {"administrators": before}})

@@ -416,6 +416,23 @@ CASES: dict[str, tuple[Snapshot, str, str, str]] = {
         "kubeconfigs",
         "--proxy-url",
     ),
+    "a home of another tenant": (
+        healthy(
+            tenancy=tenancy(
+                namespaces=(namespace("oil-system", "gas"),),
+                tenants=(
+                    *tenancy().tenants,
+                    Tenant(
+                        metadata=Meta(name="gas", uid="1"),
+                        spec=TenantSpec(owners=[TenantSpecOwner(kind="User", name="dana")]),
+                    ),
+                ),
+            )
+        ),
+        "error",
+        "home",
+        "member of Tenant gas, which that account does not own",
+    ),
     "an addon that runs": (
         healthy(survey=Survey(addons=(("capsule-system", "capsule-addon-fluxcd"),))),
         "error",

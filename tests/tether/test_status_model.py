@@ -116,6 +116,18 @@ def test_an_account_shows_its_token_and_the_namespaces_that_lag_behind() -> None
     assert not gas.granted
 
 
+def test_an_account_that_lives_in_another_tenant_is_wanted_nowhere_and_told_so() -> None:
+    stage = two_tenants()
+    reference = {"apiVersion": "capsule.clastix.io/v1beta2", "kind": "Tenant", "name": "gas", "uid": "gas"}
+    labels = {"capsule.clastix.io/tenant": "gas"}
+    stage.put("Namespace", {"metadata": {"name": "oil-system", "labels": labels, "ownerReferences": [reference]}})
+    oil = whole(stage).accounts[1]
+    assert (oil.account, oil.tenants, oil.home_of, oil.wanted) == ("oil-system/gitops-reconciler", (), "gas", 0)
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(render(whole(stage)))
+    assert "lives in gas" in console.export_text()
+
+
 def test_a_static_token_never_ends() -> None:
     stage = Stage()
     stage.tenant(OIL, "oil", mode="static")

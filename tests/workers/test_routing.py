@@ -19,6 +19,7 @@ from workers.names import lockdown_name
 from workers.ownership import Account, Owner, is_enabled
 from workers.relations import Relations, setting_subjects
 from workers.routing import Route, all_routes, route
+from workers.user_entries import annotation, listed, remembered
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GRACE = 30.0
@@ -76,13 +77,19 @@ def from_nothing(cluster: Cluster) -> Relations:
 def outcome(relations: Relations) -> dict[Route, object]:
     """Return what each key should come to, by what is known: the model that routing is measured by."""
     found: dict[Route, object] = {}
+    configuration = relations.configuration
+    memories = remembered(configuration.metadata.annotations) if configuration else {}
+    users = listed(configuration)
+    for account in memories:
+        found["rbac", account.key()] = memories[account], ("ServiceAccount", account.username) in users
     for account, service_account in relations.accounts.items():
         tenants, _ = relations.owned_at(account, NOW, GRACE)
-        if not is_enabled(service_account) or not tenants:
+        if not is_enabled(service_account) or not tenants or relations.foreign_home(account, tenants):
             continue
         uid = service_account.metadata.uid
+        entry = memories.get(account), ("ServiceAccount", account.username) in users
         why = (uid, tuple(sorted(tenants)))
-        found["rbac", account.key()] = found["token", account.key()] = why
+        found["rbac", account.key()], found["token", account.key()] = (why, entry), why
         found["access", key("account", account.namespace, account.name)] = account_grant(relations, account, uid)
         for target in relations.targets(account, tenants):
             found["kubeconfig", key(account.namespace, account.name, target)] = uid
@@ -170,7 +177,12 @@ def changes(draw: st.DrawFn) -> Step:
             body = {"spec": {"subjects": [subject | {"proxySettings": given} for subject in subjects]}}
         case "CapsuleConfiguration":
             name = "default"
-            body = {"spec": {"allowServiceAccountPromotion": draw(st.booleans())}}
+            named = [{"kind": "ServiceAccount", "name": one.username} for one in draw(st.lists(accounts, max_size=2))]
+            memory = {annotation(one): f"users {one} oil" for one in draw(st.lists(accounts, max_size=2))}
+            body = {
+                "metadata": {"annotations": memory},
+                "spec": {"allowServiceAccountPromotion": draw(st.booleans()), "users": named},
+            }
         case "RoleBinding":
             account = draw(accounts)
             name, namespace = lockdown_name(account), draw(st.sampled_from(SPACES))
@@ -440,3 +452,42 @@ def test_an_owner_that_the_spec_has_lost_is_gone_whatever_the_status_still_says(
 
     assert cluster.relations.tenants_of(Owner("User", "dana")) == set()
     assert ("access", key("subject", "User", "dana")) in routes
+
+
+def test_a_home_that_becomes_a_member_or_is_one_no_more_reaches_all_that_its_account_has() -> None:
+    # given the guide's account with a copy in its tenant, and a Tenant of somebody else
+    cluster = guide()
+    cluster.put("Tenant", "", "gas", {"spec": {"owners": [{"kind": "User", "name": "dana"}]}})
+    account = Account("oil-system", "gitops-reconciler")
+    everything = {
+        ("rbac", account.key()),
+        ("token", account.key()),
+        ("access", key("account", "oil-system", "gitops-reconciler")),
+        ("kubeconfig", key("oil-system", "gitops-reconciler", "oil-system")),
+        ("kubeconfig", key("oil-system", "gitops-reconciler", "oil-production")),
+        ("rbac", key("oil-system", "gitops-reconciler", "oil-production")),
+    }
+    reference = {"apiVersion": "capsule.clastix.io/v1beta2", "kind": "Tenant", "name": "gas", "uid": "uid-gas"}
+    member = {"metadata": {"labels": {"capsule.clastix.io/tenant": "gas"}, "ownerReferences": [reference]}}
+    gas = {"spec": {"owners": [{"kind": "User", "name": "dana"}]}}
+
+    # when its home joins that Tenant, the Tenant goes and comes, it is another one, the home leaves; then all is routed
+    steps: list[tuple[Step, str]] = [
+        (("Namespace", "", "oil-system", member), "gas"),
+        (("Tenant", "", "gas", None), ""),
+        (("Tenant", "", "gas", gas), "gas"),
+        (("Tenant", "", "gas", gas | {"metadata": {"uid": "another"}}), ""),
+        (("Tenant", "", "gas", gas), "gas"),
+        (("Tenant", "", "gas", gas | {"metadata": {"deletionTimestamp": NOW}}), ""),
+        (("Tenant", "", "gas", gas), "gas"),
+        (("Namespace", "", "oil-system", {}), ""),
+    ]
+    for step, foreign in steps:
+        assert cluster.put(*step) >= everything, step
+        assert cluster.relations.foreign_home(account, {"oil"}) == foreign
+
+    # and when the account becomes an owner of the Tenant that its home is a member of
+    cluster.put("Namespace", "", "oil-system", member)
+    own = {"kind": "ServiceAccount", "name": account.username}
+    assert cluster.put("Tenant", "", "gas", {"spec": {"owners": [own]}}) >= everything
+    assert cluster.relations.foreign_home(account, {"oil", "gas"}) == ""

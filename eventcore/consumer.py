@@ -282,7 +282,7 @@ class Worker:
                 outcome = "error"
                 wait = backoff(request.attempt, self.settings.retry_base, self.settings.retry_max, after)
                 bound.info("reconcile is tried again", why=reason, attempt=request.attempt + 1, seconds=round(wait, 1))
-                await self._later(key, wait, WorkRequest(reason="retry", attempt=request.attempt + 1))
+                await self._later(key, wait, again(request))
                 self.metrics.queue_retries.labels(self.name).inc()
                 self.metrics.reconcile_errors.labels(self.name).inc()
             case Terminal(reason=reason):
@@ -333,6 +333,12 @@ class Worker:
             yield
         finally:
             await end(task)
+
+
+def again(request: WorkRequest) -> WorkRequest:
+    """Return the request of the next try. What led to the first one stays known, for the audit."""
+    first = request.cause_id or ("" if request.reason == "retry" else request.reason)
+    return WorkRequest(reason="retry", attempt=request.attempt + 1, cause_id=first)
 
 
 def backoff(attempt: int, base: float, limit: float, after: float | None = None) -> float:

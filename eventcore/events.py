@@ -127,7 +127,8 @@ class WorkRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     ``cause`` is the OBJECTS sequence that led to it, 0 for timers, retries, sweeps and replays, which always run;
     ``stream`` is that OBJECTS' creation time, since sequences begin anew with a new stream.
-    ``cause_id`` is the ce-id of that event, for the audit record. ``attempt`` counts retries since the last success.
+    ``cause_id`` is the ce-id of that event, for the audit record; a retry keeps it, or has the reason of the first try.
+    ``attempt`` counts retries since the last success.
     """
 
     reason: Reason

@@ -55,6 +55,12 @@ class Metrics:
         self.queue_depth = Gauge(  # controller
             "workqueue_depth", "Requests that wait in WORK", ["controller"], registry=of
         )
+        self.queue_oldest = Gauge(  # controller
+            "tether_work_oldest_seconds",
+            "Age of the oldest request that is not finished; 0 without any",
+            ["controller"],
+            registry=of,
+        )
         self.queue_retries = Counter(  # controller
             "workqueue_retries", "Retries that were scheduled", ["controller"], registry=of
         )
@@ -72,6 +78,34 @@ class Metrics:
         )
         self.routed = Counter(  # controller
             "tether_router_requests", "Reconcile requests published by the router", ["controller"], registry=of
+        )
+
+        # What the accounts have, by what a worker sees of the whole cluster.
+        self.accounts = Gauge("tether_accounts", "Accounts that are enabled and may have a token", registry=of)
+        self.accounts_refused = Gauge(
+            "tether_accounts_refused",
+            "Enabled owners that get nothing, for their home is another tenant's",
+            registry=of,
+        )
+        self.accounts_without_token = Gauge(
+            "tether_accounts_without_token", "Accounts that should have a token and have none", registry=of
+        )
+        self.token_age = Gauge(  # mode
+            "tether_token_age_seconds", "Age of the oldest current token; 0 without any", ["mode"], registry=of
+        )
+        self.token_expiry = Gauge(
+            "tether_token_expiry_timestamp_seconds",
+            "When the first of the current tokens expires, in Unix time; 0 without any",
+            registry=of,
+        )
+        self.tokens_overdue = Gauge(
+            "tether_tokens_overdue", "Current tokens that should have been rotated", registry=of
+        )
+        self.kubeconfigs = Gauge("tether_kubeconfigs", "Kubeconfigs that should be there", registry=of)
+        self.kubeconfigs_out_of_date = Gauge(
+            "tether_kubeconfigs_out_of_date",
+            "Kubeconfigs that are missing, hold another token than the current one, or do not belong where they are",
+            registry=of,
         )
 
         # The bus.
@@ -143,12 +177,15 @@ class Metrics:
             self.reconcile_seconds.labels(controller)
             self.active_workers.labels(controller)
             self.queue_depth.labels(controller)
+            self.queue_oldest.labels(controller)
         for stream in ("OBJECTS", "WORK", "AUDIT", "DLQ", "access"):
             for metric in (self.publishes, self.publish_errors, self.publish_conflicts):
                 metric.labels(stream)
             self.publish_seconds.labels(stream)
         for result in ("local", "cached", "reviewed", "certificate", "xfcc", "anonymous", "refused", "failed"):
             self.identities.labels(result)
+        for mode in ("bound", "static"):
+            self.token_age.labels(mode)
 
     def expect_kinds(self, kinds: Iterable[str]) -> None:
         """Start the series of these watched kinds at zero."""

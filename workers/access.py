@@ -20,10 +20,11 @@ from eventcore.grants import (
     Grant,
     SubjectGrant,
     TenantGrant,
+    decode_grant,
     encode_grant,
 )
 from eventcore.kube import ObjectRef
-from eventcore.objects import CAPSULE_GROUP
+from eventcore.objects import ANNOTATION_TENANT, CAPSULE_GROUP
 from workers.choices import choices, merged, operations, setting_operations
 from workers.context import SOON, guarded, until
 from workers.desired import ANNOTATION_ACCOUNT_UID, ANNOTATION_DIGEST, ANNOTATION_GENERATION
@@ -84,9 +85,39 @@ async def _reconcile(context: Context, run: Run) -> Result:
             await context.bus.kv_delete(run.key, revision=entry.revision)
     except WrongSequenceError:
         return Retry("the grant has just been written by another worker", after=SOON)
-    action = "granted" if value else "revoked"
-    await context.writer.record(run, action, f"access/{run.key}", account, tenant)
+    before = decode_grant(run.key.token(), entry.value) if entry else None
+    await _record(context, run, before, grant, account, tenant)
     return until(ends)
+
+
+async def _record(
+    context: Context, run: Run, before: Grant | None, after: Grant | None, account: Account | None, tenant: str
+) -> None:
+    for action, name in changes(before, after, tenant or _tenant_of(context, account)):
+        await context.writer.record(run, action, f"access/{run.key}", account, name)
+
+
+def _tenant_of(context: Context, account: Account | None) -> str:
+    """Return a tenant that an account owns, or that its objects were made for while it did."""
+    if account is None:
+        return ""
+    marks = (one.metadata.annotations.get(ANNOTATION_TENANT, "") for one in context.relations.objects_of(account))
+    owned = context.relations.tenants_of_account(account)
+    return min(owned or {mark for mark in marks if mark}, default="")
+
+
+def changes(before: Grant | None, after: Grant | None, tenant: str) -> list[tuple[str, str]]:
+    """Return what a change of a grant gives and takes: (``granted`` or ``revoked``, tenant). Pure.
+
+    A subject may own several tenants; each that came or went is told, and all of them where only what it may do there
+    has changed. ``tenant`` is that of any other grant.
+    """
+    if not isinstance(before or after, SubjectGrant):
+        return [("granted" if after else "revoked", tenant)]
+    old = set(before.tenants) if isinstance(before, SubjectGrant) else set()
+    new = set(after.tenants) if isinstance(after, SubjectGrant) else set()
+    granted, revoked = (new - old) or (new if old <= new else set()), old - new
+    return [*(("revoked", name) for name in sorted(revoked)), *(("granted", name) for name in sorted(granted))]
 
 
 def tenant_grant(relations: Relations, name: str) -> TenantGrant | None:

@@ -30,6 +30,7 @@ ANNOTATION_BINDING: Final = "capsule-tether.io/binding"
 ANNOTATION_BINDING_UID: Final = "capsule-tether.io/binding-uid"
 ANNOTATION_ACCOUNT_UID: Final = "capsule-tether.io/account-uid"
 ANNOTATION_DIGEST: Final = "capsule-tether.io/digest"
+"""On the token Secret and on each kubeconfig: which token is in it; see :func:`digest`."""
 ANNOTATION_MODE: Final = "capsule-tether.io/token-mode"
 """On the Secrets of a token: how it was made. On a ServiceAccount: how its tokens are to be made."""
 ANNOTATION_ROTATE: Final = "capsule-tether.io/rotate"
@@ -264,9 +265,13 @@ def kubeconfig_secret(
     *,
     config: bytes,
     generation: int,
+    token_digest: str = "",
     keys: tuple[str, ...] = ("kubeconfig", "value"),
 ) -> Manifest:
-    """Return the Secret that holds the kubeconfig, by default under the addon's key and under Flux's own."""
+    """Return the Secret that holds the kubeconfig, by default under the addon's key and under Flux's own.
+
+    ``token_digest`` tells from the metadata alone whether it holds the current token.
+    """
     data = encoded(config)
     return Manifest(
         target=target,
@@ -275,7 +280,7 @@ def kubeconfig_secret(
         tenant=tenant,
         content={"type": SECRET_TYPE, "data": dict.fromkeys(keys, data)},
         labels={LABEL_FLUX_WATCH: "Enabled"},
-        annotations={ANNOTATION_GENERATION: str(generation)},
+        annotations={ANNOTATION_GENERATION: str(generation), ANNOTATION_DIGEST: token_digest},
     )
 
 

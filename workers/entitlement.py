@@ -111,6 +111,15 @@ class Judge:
         tenant = self.relations.foreign_home(account, entitlement.tenants) if entitlement else ""
         return (entitlement, tenant) if entitlement and tenant else None
 
+    def why_not(self, account: Account) -> str:
+        """Return why an account may have nothing, for a person."""
+        service_account = self.relations.accounts.get(account)
+        if service_account is None or not is_enabled(service_account):
+            return "it is not enabled any more"
+        if (refused := self.refused(account)) is not None:
+            return f"its home is a member of Tenant {refused[1]}, which it does not own"
+        return "it owns no Tenant any more"
+
     def _owning(self, account: Account) -> Entitlement | None:
         service_account = self.relations.accounts.get(account)
         if service_account is None or not is_enabled(service_account):

@@ -9,6 +9,7 @@ from eventcore.consumer import Retry
 from workers.authority import Authority, AuthorityError, Trust
 from workers.context import SOON, asked, guarded, until
 from workers.desired import (
+    ANNOTATION_DIGEST,
     ANNOTATION_GENERATION,
     ANNOTATION_ROTATE,
     Target,
@@ -59,16 +60,16 @@ async def _reconcile(context: Context, authority: Authority, run: Run) -> Result
         return until(entitlement.until)
     try:
         trust = await authority.trust(run)
-        text, generation = await _token(context, entitlement)
+        text, token = await _token(context, entitlement)
         if wished.config_map != "instead":
-            result = await _write(context, run, entitlement, target, trust, text, generation)
+            result = await _write(context, run, entitlement, target, trust, text, token)
             if isinstance(result, Retry):
                 return result
         if at_home:
             await _write_config_map(context, run, entitlement, wished, trust, text)
     except (_MissingError, AuthorityError) as error:
         if run.request.attempt >= PATIENCE:
-            await _tell(context, run, entitlement, str(error))
+            await _tell(context, run, entitlement, str(error), failed=target)
         return Retry(str(error))
     await _tell(context, run, entitlement, trust.problem)
     if wished.config_map == "instead":
@@ -76,15 +77,31 @@ async def _reconcile(context: Context, authority: Authority, run: Run) -> Result
     return until(entitlement.until, trust.ends)
 
 
-async def _tell(context: Context, run: Run, entitlement: Entitlement, message: str) -> None:
-    """Say on the account what its kubeconfigs wait for; nothing is said with ""."""
+async def _tell(context: Context, run: Run, entitlement: Entitlement, message: str, *, failed: str = "") -> None:
+    """Say on the account what its kubeconfigs wait for; nothing is said with "".
+
+    ``failed`` is the namespace that has to do without one, if it has.
+    """
     account = entitlement.account
     topic = f"kubeconfig {account}"
     if not message:
         context.writer.settle(topic)
         return
     regarding = account_ref(account, entitlement.uid)
-    await context.writer.tell(run, topic, regarding, reason="KubeconfigWaits", message=message)
+    record = None
+    if failed:
+        secret = Target("Secret", failed, _names(context, account)[0])
+        record = partial(
+            context.writer.record,
+            run,
+            "distributed",
+            secret,
+            account,
+            context.relations.tenant_of(failed) or entitlement.tenant,
+            outcome="failed",
+            message=message,
+        )
+    await context.writer.tell(run, topic, regarding, reason="KubeconfigWaits", message=message, record=record)
 
 
 async def _write_config_map(
@@ -131,13 +148,18 @@ async def _remove_config_maps(context: Context, run: Run, account: Account, *, k
 
 
 async def _write(
-    context: Context, run: Run, entitlement: Entitlement, namespace: str, trust: Trust, text: str, generation: int
+    context: Context, run: Run, entitlement: Entitlement, namespace: str, trust: Trust, text: str, token: Token
 ) -> Retry | None:
     """Write the Secret; return a Retry where its place is not free yet."""
     account = entitlement.account
     tenant = context.relations.tenant_of(namespace)
     server = asked(context, entitlement, tenant).proxy_url
     config = kubeconfig(server=server, ca=trust.bundle, token=text, namespace=namespace)
+    # Asked before the write: afterwards the view may show our own copy.
+    is_news = not any(
+        one.metadata.annotations.get(ANNOTATION_DIGEST) == token.digest
+        for one in context.relations.objects_of(account, "kubeconfig")
+    )
     names = _names(context, account)
     if _has(context, account, Target("Secret", namespace, names[1])):
         names.reverse()  # whoever had to take the second name keeps it
@@ -148,17 +170,32 @@ async def _write(
             tenant or entitlement.tenant,
             secret,
             config=config,
-            generation=generation,
+            generation=token.generation,
+            token_digest=token.digest,
             keys=context.settings.kubeconfig_data_keys(),
         )
         permit = partial(_permit, context, entitlement, namespace, tenant)
         written = await context.writer.ensure(run, manifest, permit, action="distributed")
         if written != "other":
+            if is_news and written in {"created", "renewed"}:
+                await _announce(context, run, entitlement, token)
             await _remove_but(context, run, account, namespace, keep=name)
             return None
         if not _rightly_held(context, secret):
             return Retry(f"{secret} is still there for an account that has no place there", after=SOON)
     return Retry(f"both names of the kubeconfig in {namespace} belong to other accounts")
+
+
+async def _announce(context: Context, run: Run, entitlement: Entitlement, token: Token) -> None:
+    """Tell once of a token that it goes out, and not of each copy: the first one tells, for all."""
+    where = "at home, and to the namespaces that it goes to of Tenant " + ", ".join(entitlement.tenants)
+    await context.writer.announce(
+        run,
+        account_ref(entitlement.account, entitlement.uid),
+        reason="KubeconfigDistributed",
+        message=f"kubeconfig with the token of generation {token.generation} goes out: {where}",
+        about=token.binding_uid,
+    )
 
 
 async def _permit(context: Context, entitlement: Entitlement, namespace: str, tenant: str) -> None:
@@ -256,8 +293,8 @@ async def _demand_rotation(context: Context, run: Run, account: Account, generat
     await context.client.merge_patch(target.path, patch)
 
 
-async def _token(context: Context, entitlement: Entitlement) -> tuple[str, int]:
-    """Return the current token and its generation."""
+async def _token(context: Context, entitlement: Entitlement) -> tuple[str, Token]:
+    """Return the current token and what is known of it."""
     account = entitlement.account
     existing = await context.writer.read(Target("Secret", account.namespace, token_name(account)))
     if existing is None or not existing.belongs_to(account):
@@ -268,4 +305,4 @@ async def _token(context: Context, entitlement: Entitlement) -> tuple[str, int]:
     token, text = Token.of_annotations(existing.annotations), token_text(existing)
     if token is None or text is None or digest(text) != token.digest or token.account_uid != entitlement.uid:
         raise OutdatedError(f"the token of {account} is being replaced")
-    return text, token.generation
+    return text, token

@@ -17,6 +17,7 @@ from eventcore.reading import Reader
 from eventcore.waiting import pause
 from workers import access, kubeconfig, rbac, token
 from workers.context import Context
+from workers.observing import observe
 from workers.replaying import replay
 from workers.router import Router
 
@@ -82,6 +83,7 @@ async def work(role: Role, names: Sequence[WorkerName]) -> None:
             group.create_task(_report(role, lambda: reader.ready))
             group.create_task(move(bus, role.metrics, role.stopping))
             group.create_task(measure(bus, role.metrics, role.stopping))
+            group.create_task(observe(context, role.metrics, role.stopping))
             async with asyncio.TaskGroup() as working:
                 for name in dict.fromkeys(names):
                     reconcile = RECONCILERS[name](context)

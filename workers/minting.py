@@ -6,6 +6,7 @@ import base64
 import binascii
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -30,14 +31,15 @@ from workers.desired import (
     timestamp,
     token_secret,
 )
-from workers.names import binding_name
+from workers.names import binding_name, token_name
+from workers.writing import WRITTEN
 
 if TYPE_CHECKING:
     from eventcore.consumer import Run
     from workers.context import Context
     from workers.entitlement import Entitlement
     from workers.ownership import Account
-    from workers.writing import Existing
+    from workers.writing import Existing, Transition
 
 PATIENCE: Final = 3
 """Tries after which an Event says why there is no token."""
@@ -79,13 +81,16 @@ async def mint_token(
         mode=mint.mode,
     )
     manifest = token_secret(account, entitlement.tenant, token, issued.token)
-    if await context.writer.ensure(run, manifest, _permitted, action="") not in {"created", "updated"}:
+    if await context.writer.ensure(run, manifest, _permitted, action="") not in WRITTEN:
         raise ConflictError(f"{manifest.target} has just been changed by somebody else")
     ends = "never expires"
     if mint.mode == "bound":
         ends = f"expires {issued.expires.astimezone(UTC).isoformat(timespec='seconds')}"
     message = f"generation {generation}, {ends}"
     await context.writer.record(run, mint.action, manifest.target, account, entitlement.tenant, message=message)
+    reason: Transition = "TokenMinted" if mint.action == "minted" else "TokenRotated"
+    regarding = account_ref(account, entitlement.uid)
+    await context.writer.announce(run, regarding, reason=reason, message=f"token of {message}", about=binding.uid)
     return token
 
 
@@ -111,7 +116,18 @@ async def _request(context: Context, run: Run, entitlement: Entitlement, binding
         if run.request.attempt >= PATIENCE:
             message = f"the API server gives out no token: {error}"
             regarding = account_ref(account, entitlement.uid)
-            await context.writer.tell(run, topic, regarding, reason="TokenRefused", message=message)
+            secret = Target("Secret", account.namespace, token_name(account))
+            record = partial(
+                context.writer.record,
+                run,
+                "minted",
+                secret,
+                account,
+                entitlement.tenant,
+                outcome="failed",
+                message=message,
+            )
+            await context.writer.tell(run, topic, regarding, reason="TokenRefused", message=message, record=record)
         raise
     context.writer.settle(topic)
     return issued

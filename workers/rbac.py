@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from workers.context import Context
     from workers.desired import Manifest
     from workers.entitlement import Entitlement
+    from workers.writing import Transition
 
 
 PATIENCE: Final = 3
@@ -49,9 +50,14 @@ async def _reconcile(context: Context, users: CapsuleUsers, run: Run) -> Result:
         return until()
     held_up = ""
     wanted = _wanted(context, entitlement)
+    had_nothing = not _rights(context, account)
     for manifest in wanted:
         permit = partial(context.judge.confirm, entitlement)
-        if await context.writer.ensure(run, manifest, permit, action="granted") == "other":
+        written = await context.writer.ensure(run, manifest, permit, action="granted")
+        if written == "created" and had_nothing and manifest is wanted[0]:
+            message = f"has its rights for Tenant {', '.join(entitlement.tenants)}, at home {manifest.target}"
+            await _announce(context, run, account, "Granted", message)
+        if written == "other":
             held_up = f"{manifest.target} is still there for another account"
     await _remove(context, run, account, keep=[manifest.target for manifest in wanted])
     held_up = await _keep_user(context, users, run, entitlement) or held_up
@@ -123,11 +129,7 @@ async def _remove(context: Context, run: Run, account: Account, *, keep: Iterabl
     label off. Where no impersonator roles are made, there may be no right to look for them.
     """
     kept = set(keep)
-    found = {
-        Target(o.key.kind, o.key.namespace, o.key.name)
-        for o in context.relations.objects_of(account, "rbac")
-        if o.key.name != lockdown_name(account)
-    }
+    found = _rights(context, account)
     if not kept:
         found.add(Target("RoleBinding", account.namespace, role_binding_name(account)))
     if not kept and context.settings.impersonator_roles:
@@ -136,5 +138,24 @@ async def _remove(context: Context, run: Run, account: Account, *, keep: Iterabl
             found |= {Target("ClusterRole", "", name), Target("ClusterRoleBinding", "", name)}
     if not kept:
         await context.judge.confirm_lost(account, await context.writer.tenants(found, account))
+    revoked = False
     for target in sorted(found - kept, key=lambda target: (target.kind == "ClusterRole", target)):
-        await context.writer.remove(run, target, account, action="revoked")
+        revoked |= await context.writer.remove(run, target, account, action="revoked")
+    if revoked and not kept:
+        await _announce(context, run, account, "Revoked", f"lost its rights: {context.judge.why_not(account)}")
+
+
+def _rights(context: Context, account: Account) -> set[Target]:
+    """Return the account's objects of rights as OBJECTS shows them, but for those in namespaces of its tenants."""
+    return {
+        Target(o.key.kind, o.key.namespace, o.key.name)
+        for o in context.relations.objects_of(account, "rbac")
+        if o.key.name != lockdown_name(account)
+    }
+
+
+async def _announce(context: Context, run: Run, account: Account, reason: Transition, message: str) -> None:
+    if (service_account := context.relations.accounts.get(account)) is not None:
+        regarding = account_ref(account, service_account.metadata.uid)
+        about = f"{run.cause} {run.view_sequence}"
+        await context.writer.announce(run, regarding, reason=reason, message=message, about=about)

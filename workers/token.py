@@ -200,23 +200,30 @@ async def _revoke(context: Context, run: Run, account: Account) -> None:
     """Take everything back: the grant first, which the proxy obeys at once, then what tokens are bound to."""
     secret = Target("Secret", account.namespace, token_name(account))
     known = {secret, *(_target(one) for one in _bindings(context, account))}
-    await context.judge.confirm_lost(account, await context.writer.tenants(known, account))
-    bound = await _withdraw(context, run, account)
+    tenants = await context.writer.tenants(known, account)
+    await context.judge.confirm_lost(account, tenants)
+    tenant, revoked = min(tenants, default=""), False
+    bound = await _withdraw(context, run, account, tenant)
     for name, uid in bound.items():
         run.check()
         target = Target("Secret", account.namespace, name)
         if await context.client.delete(target.path, uid=uid):
-            await context.writer.record(run, "revoked", target, account)
+            await context.writer.record(run, "revoked", target, account, tenant)
+            revoked = True
     existing = await context.writer.read(secret)
     targets = {_target(one) for one in _bindings(context, account)}
     if existing is not None and (named := Token.of_annotations(existing.annotations)) is not None:
         targets.add(Target("Secret", account.namespace, named.binding))
-    for target in sorted(targets):
-        await context.writer.remove(run, target, account, action="revoked")
-    await context.writer.remove(run, secret, account, action="revoked")
+    for target in (*sorted(targets - {secret}), secret):
+        revoked |= await context.writer.remove(run, target, account, action="revoked", tenant=tenant)
+    if revoked and (service_account := context.relations.accounts.get(account)) is not None:
+        regarding = account_ref(account, service_account.metadata.uid)
+        message = "its tokens are revoked: " + context.judge.why_not(account)
+        about = f"{run.cause} {run.view_sequence}"
+        await context.writer.announce(run, regarding, reason="TokenRevoked", message=message, about=about)
 
 
-async def _withdraw(context: Context, run: Run, account: Account) -> dict[str, str]:
+async def _withdraw(context: Context, run: Run, account: Account, tenant: str) -> dict[str, str]:
     """Delete the account's grant; return the binding Secrets that it named, by name, with their uids."""
     key = account_grant_key(account)
     while (entry := await context.bus.kv_get(key)) is not None and entry.value:
@@ -226,7 +233,7 @@ async def _withdraw(context: Context, run: Run, account: Account) -> dict[str, s
             await context.bus.kv_delete(key, revision=entry.revision)
         except WrongSequenceError:
             continue
-        await context.writer.record(run, "revoked", f"access/{key}", account)
+        await context.writer.record(run, "revoked", f"access/{key}", account, tenant)
         return {one.name: one.uid for one in grant.secrets} if isinstance(grant, AccountGrant) else {}
     return {}
 

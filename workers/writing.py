@@ -21,7 +21,7 @@ from eventcore.events import AuditRecord, now
 from eventcore.kube import api_path
 from eventcore.logs import get
 from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, LABEL_COMPONENT
-from workers.desired import account_ref
+from workers.desired import ANNOTATION_DIGEST, account_ref
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -39,8 +39,12 @@ MANAGER: Final = "tether"
 REMEMBERED: Final = 10_000
 """Warnings that are remembered, so that each is given once."""
 
-Written = Literal["same", "created", "updated", "foreign", "other"]
-"""What became of an object. ``foreign``: somebody else's, left alone. ``other``: ours, made for another account."""
+Written = Literal["same", "created", "renewed", "updated", "foreign", "other"]
+"""What became of an object. ``renewed``: it got another token; ``updated``: it was put right otherwise. ``foreign``:
+somebody else's, left alone. ``other``: ours, made for another account."""
+WRITTEN: Final[frozenset[Written]] = frozenset({"created", "renewed", "updated"})
+Transition = Literal["Granted", "Revoked", "TokenMinted", "TokenRotated", "TokenRevoked", "KubeconfigDistributed"]
+"""Reasons of the Normal Events on an account."""
 
 
 class Existing(msgspec.Struct, frozen=True):
@@ -101,7 +105,8 @@ class Writer:
         """Bring one object to what it should be.
 
         ``permit`` is awaited before anything is written and raises if it may not be. ``action`` is the audit action
-        of a creation, and repairs are recorded as ``written``; "" leaves the record to the caller. Raises KubeError.
+        of a creation and of another token in it, and repairs are recorded as ``written``; "" leaves the record to the
+        caller. Raises KubeError.
         """
         existing = await self.read(manifest.target)
         if existing is None:
@@ -125,10 +130,12 @@ class Writer:
         if same_content(existing.body, manifest.content) and _same_marks(existing, manifest):
             return "same"
         await permit()
+        renewed = _renews(existing, manifest)
         await self._update(run, manifest, existing)
         if action:
-            await self.record(run, "written", manifest.target, manifest.account, manifest.tenant)
-        return "updated"
+            what = action if renewed else "written"
+            await self.record(run, what, manifest.target, manifest.account, manifest.tenant)
+        return "renewed" if renewed else "updated"
 
     async def remove(self, run: Run, target: Target, account: Account, *, action: str, tenant: str = "") -> bool:
         """Delete an object if Tether made it for this account; tell whether there was one to delete."""
@@ -141,7 +148,7 @@ class Writer:
         except ConflictError:
             return False  # another object stands there now, and its own event brings us back
         if deleted:
-            await self.record(run, action, target, account, tenant)
+            await self.record(run, action, target, account, tenant or existing.annotations.get(ANNOTATION_TENANT, ""))
         return deleted
 
     async def _create(self, run: Run, manifest: Manifest) -> dict[str, Any]:
@@ -248,10 +255,25 @@ class Writer:
             # The record first: cut off in between, it is told twice rather than never.
             if record is not None:
                 await record()
-            await self._event(run, namespace, name, regarding, reason, message)
+            await self._event(run, namespace, name, regarding, reason, message, "Warning")
+        self._remember(topic, state)
+
+    def _remember(self, topic: str, state: str) -> None:
         self._told[topic] = state
         if len(self._told) > REMEMBERED:
             self._told.popitem(last=False)
+
+    async def announce(self, run: Run, regarding: ObjectRef, *, reason: Transition, message: str, about: str) -> None:
+        """Tell by a Normal Event of a transition that was just brought about; ``about`` tells it from every other one.
+
+        Whoever else has a part in the same transition finds that it was told.
+        """
+        state = hashlib.sha256(f"{regarding.uid}\n{reason}\n{about}".encode()).hexdigest()[:16]
+        topic = f"{reason} {regarding.namespace}/{regarding.name}"
+        if self._told.get(topic) != state:
+            self._remember(topic, state)
+            name = f"{regarding.name[:200].rstrip('-.')}.{state}"
+            await self._event(run, regarding.namespace, name, regarding, reason, message, "Normal")
 
     async def _is_told(self, namespace: str, name: str) -> bool:
         try:
@@ -268,7 +290,14 @@ class Writer:
         self._told.pop(topic, None)
 
     async def _event(
-        self, run: Run, namespace: str, name: str, regarding: ObjectRef, reason: str, message: str
+        self,
+        run: Run,
+        namespace: str,
+        name: str,
+        regarding: ObjectRef,
+        reason: str,
+        message: str,
+        kind: Literal["Normal", "Warning"],
     ) -> None:
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         body = {
@@ -278,7 +307,7 @@ class Writer:
             "involvedObject": msgspec.to_builtins(regarding),
             "reason": reason,
             "message": message,
-            "type": "Warning",
+            "type": kind,
             "source": {"component": MANAGER},
             "firstTimestamp": moment,
             "lastTimestamp": moment,
@@ -316,6 +345,12 @@ def _plain(name: str, value: Any) -> Any:
 def _same_marks(existing: Existing, manifest: Manifest) -> bool:
     wanted = manifest.body()["metadata"]
     return _within(wanted["labels"], existing.labels) and _within(wanted["annotations"], existing.annotations)
+
+
+def _renews(existing: Existing, manifest: Manifest) -> bool:
+    """Tell whether an object gets another token than the one that its annotation names."""
+    wanted = manifest.annotations.get(ANNOTATION_DIGEST)
+    return wanted is not None and existing.annotations.get(ANNOTATION_DIGEST) != wanted
 
 
 def _within(wanted: dict[str, str], found: dict[str, str]) -> bool:

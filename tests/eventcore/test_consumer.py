@@ -222,7 +222,33 @@ async def test_a_retry_does_not_block_its_lane(bus: Bus, start: Callable[[Record
     assert [run.key for run in recorder.runs] == [ACCOUNT, other]
     timer = await bus.last("WORK", timer_subject("rbac", ACCOUNT))
     assert timer is not None
-    assert decode_body(WorkRequest, timer.data) == WorkRequest(reason="retry", attempt=1)
+    assert decode_body(WorkRequest, timer.data) == WorkRequest(reason="retry", attempt=1, cause_id="event")
+
+
+@pytest.mark.parametrize(
+    ("first", "cause"),
+    [
+        (WorkRequest(reason="event", cause_id="c:uid:7"), "c:uid:7"),
+        (WorkRequest(reason="timer"), "timer"),
+        (WorkRequest(reason="sweep"), "sweep"),
+        (WorkRequest(reason="retry"), "retry"),
+    ],
+)
+async def test_a_retry_knows_what_led_to_the_first_try(
+    bus: Bus, start: Callable[[Recorder], None], first: WorkRequest, cause: str
+) -> None:
+    results: list[Result] = [Retry("not yet", after=0.05), Retry("not yet", after=0.05), Done()]
+
+    async def act(run: Run) -> Result:
+        return results.pop(0)
+
+    recorder = Recorder(act)
+    start(recorder)
+    await bus.work("rbac", ACCOUNT, first)
+    await recorder.until(3)
+
+    assert [run.cause for run in recorder.runs] == [cause] * 3
+    assert [run.request.attempt for run in recorder.runs] == [0, 1, 2]
 
 
 async def test_again_at_a_time_runs_again(bus: Bus, start: Callable[[Recorder], None]) -> None:
@@ -285,7 +311,7 @@ async def test_a_refused_request_to_kubernetes_is_tried_again_and_says_why(
     start(recorder)
     await bus.work("rbac", ACCOUNT, WorkRequest(reason="event"))
     await recorder.until(2)
-    assert recorder.runs[1].request == WorkRequest(reason="retry", attempt=1)
+    assert recorder.runs[1].request == WorkRequest(reason="retry", attempt=1, cause_id="event")
 
 
 async def test_a_bug_of_one_key_becomes_a_dead_letter_after_its_tries(
@@ -349,6 +375,8 @@ async def test_the_depth_of_each_worker_counts_what_waits_and_what_is_in_hand_bu
         while metrics.queue_depth.labels("rbac")._value.get() != 3:  # noqa: SLF001 -- see above
             await asyncio.sleep(0.01)
     measured.set()
+    assert metrics.queue_oldest.labels("rbac")._value.get() > 0  # noqa: SLF001 -- see above
+    assert metrics.queue_oldest.labels("access")._value.get() == 0  # noqa: SLF001 -- see above
     assert metrics.queue_depth.labels("token")._value.get() == 1  # noqa: SLF001 -- see above
     assert metrics.queue_depth.labels("access")._value.get() == 0  # noqa: SLF001 -- see above
 

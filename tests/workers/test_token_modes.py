@@ -195,6 +195,9 @@ async def test_a_refused_request_for_a_token_is_made_again_and_then_said(line: L
             return any("serviceaccounts/token" in event["message"] for event in events)
 
         await line.until(told, "an Event that says what was refused")
+        failed = await line.until_recorded("token", "minted", TOKEN)
+        assert (failed.outcome, failed.account, failed.tenant) == ("failed", ACCOUNT, "oil")
+        assert failed.cause
 
         # and when it is allowed, the token comes, and no Secret of a try is left
         allowed = {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}

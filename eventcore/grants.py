@@ -36,6 +36,21 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     selectors: tuple[tuple[SelectorTerm, ...], ...] = ()
 
 
+class ClusterRule(msgspec.Struct, frozen=True, kw_only=True):
+    """Objects of cluster-scoped kinds that somebody may see: those with the labels of a selector.
+
+    ``groups`` and ``resources`` are as clusterResources have them. ``lists``: they may be listed and watched too, not
+    only read one by one. Of the selector all terms hold; one without terms chooses nothing. ``tenant``: whose
+    ProxySetting it comes from, so it counts while that tenant is there; "" for a GlobalProxySettings.
+    """
+
+    groups: tuple[str, ...]
+    resources: tuple[str, ...]
+    selector: tuple[SelectorTerm, ...]
+    lists: bool = True
+    tenant: str = ""
+
+
 class TenantGrant(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tenant"):
     """``tenant.<name>``: the namespaces that are provably the tenant's, sorted.
 
@@ -55,13 +70,15 @@ class SubjectGrant(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     """``subject.<kind>.<name>``: the tenants that a User, Group or ServiceAccount owns, sorted.
 
     The name of a ServiceAccount is its user name, ``system:serviceaccount:<namespace>:<name>``. ``operations``: by
-    tenant and by kind as a ProxySetting names it, which of List, Update and Delete it may do.
+    tenant and by kind as a ProxySetting names it, which of List, Update and Delete it may do. ``rules``: what it may
+    see beside that, and may without owning anything.
     """
 
     subject_kind: str
     name: str
     tenants: tuple[str, ...] = ()
     operations: dict[str, dict[str, tuple[str, ...]]] = {}
+    rules: tuple[ClusterRule, ...] = ()
 
     def key(self) -> Key:
         return key("subject", self.subject_kind, self.name)

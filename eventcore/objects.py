@@ -26,6 +26,8 @@ ANNOTATION_NAMESPACES: Final = "capsule-tether.io/kubeconfig-namespaces"
 """On a ServiceAccount: a label selector; of its tenants' namespaces only those get its kubeconfig."""
 ANNOTATION_CONFIGMAP: Final = "capsule-tether.io/kubeconfig-configmap"
 """On a ServiceAccount: ``beside`` or ``instead`` of the kubeconfig Secrets, a ConfigMap at home."""
+ANNOTATION_CLUSTER_RESOURCES: Final = "capsule-tether.io/cluster-resources"
+"""On a Tenant, ``true``: the ProxySettings in its namespaces may name objects by ``clusterResources``."""
 LABEL_TENANT: Final = "capsule.clastix.io/tenant"
 CAPSULE_GROUP: Final = "capsule.clastix.io"
 CA_MEMORY: Final = "tether-proxy-ca"
@@ -195,12 +197,50 @@ class Tenant(Struct, frozen=True):
     status: TenantStatus = TenantStatus()
 
 
+class CapsuleUser(Struct, frozen=True):
+    """Whom a CapsuleConfiguration or a GlobalProxySettings names."""
+
+    kind: str = "Group"
+    name: str = ""
+
+
+class ClusterResource(Struct, frozen=True):
+    """clusterResources[] of a ProxySetting or a GlobalProxySettings: objects of cluster-scoped kinds, by label.
+
+    ``operations`` None or empty means both List and Get.
+    """
+
+    api_groups: list[str] = []
+    resources: list[str] = []
+    operations: list[str] | None = None
+    selector: LabelSelector | None = None
+
+
 class ProxySubject(Struct, frozen=True):
     """ProxySetting spec.subjects[]: who may see what of the tenant, as an owner may."""
 
     kind: str = ""  # User, Group or ServiceAccount
     name: str = ""
     proxy_settings: list[ProxyOperations] | None = None
+    cluster_resources: list[ClusterResource] | None = None
+
+
+class Condition(Struct, frozen=True):
+    """status.conditions[]."""
+
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+    observed_generation: int = 0
+    last_transition_time: str = ""
+
+
+class ProxyStatus(Struct, frozen=True):
+    """status of a ProxySetting and of a GlobalProxySettings."""
+
+    observed_generation: int = 0
+    conditions: list[Condition] = []
 
 
 class ProxySettingSpec(Struct, frozen=True):
@@ -214,6 +254,28 @@ class ProxySetting(Struct, frozen=True):
 
     metadata: Meta
     spec: ProxySettingSpec = ProxySettingSpec()
+    status: ProxyStatus = ProxyStatus()
+
+
+class GlobalProxyRule(Struct, frozen=True):
+    """GlobalProxySettings spec.rules[]: who may see which objects of cluster-scoped kinds."""
+
+    subjects: list[CapsuleUser] = []
+    cluster_resources: list[ClusterResource] | None = None
+
+
+class GlobalProxySettingsSpec(Struct, frozen=True):
+    """GlobalProxySettings spec."""
+
+    rules: list[GlobalProxyRule] = []
+
+
+class GlobalProxySettings(Struct, frozen=True):
+    """capsule.clastix.io/v1beta1 GlobalProxySettings: written by an administrator alone."""
+
+    metadata: Meta
+    spec: GlobalProxySettingsSpec = GlobalProxySettingsSpec()
+    status: ProxyStatus = ProxyStatus()
 
 
 class TenantOwnerSpec(Struct, frozen=True):
@@ -230,13 +292,6 @@ class TenantOwner(Struct, frozen=True):
 
     metadata: Meta
     spec: TenantOwnerSpec = TenantOwnerSpec()
-
-
-class CapsuleUser(Struct, frozen=True):
-    """users[] and administrators[] of a CapsuleConfiguration."""
-
-    kind: str = "Group"
-    name: str = ""
 
 
 class CapsuleConfigurationSpec(Struct, frozen=True):
@@ -264,7 +319,16 @@ class CapsuleConfiguration(Struct, frozen=True):
     status: CapsuleConfigurationStatus = CapsuleConfigurationStatus()
 
 
-KubeObject = ServiceAccount | Namespace | Tenant | TenantOwner | CapsuleConfiguration | ProxySetting | PartialObject
+KubeObject = (
+    ServiceAccount
+    | Namespace
+    | Tenant
+    | TenantOwner
+    | CapsuleConfiguration
+    | ProxySetting
+    | GlobalProxySettings
+    | PartialObject
+)
 
 KINDS: Final[dict[str, type[KubeObject]]] = {
     "ServiceAccount": ServiceAccount,
@@ -273,6 +337,7 @@ KINDS: Final[dict[str, type[KubeObject]]] = {
     "TenantOwner": TenantOwner,
     "CapsuleConfiguration": CapsuleConfiguration,
     "ProxySetting": ProxySetting,
+    "GlobalProxySettings": GlobalProxySettings,
     "Secret": PartialObject,
     "ConfigMap": PartialObject,
     "CASecret": PartialObject,

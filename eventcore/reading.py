@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import nats.errors
@@ -77,9 +78,9 @@ class Reader(Generic[V, R]):
         return Reader[ObjectsView, ObjectRecord](bus, OBJECTS, ObjectsView, metrics=metrics)
 
     @classmethod
-    def access(cls, bus: Bus, metrics: Metrics | None = None) -> Reader[AccessView, GrantRecord]:
-        """Return a reader of the bucket ``access``."""
-        return Reader[AccessView, GrantRecord](bus, ACCESS, AccessView, metrics=metrics)
+    def access(cls, bus: Bus, metrics: Metrics | None = None, *, rules: bool = True) -> Reader[AccessView, GrantRecord]:
+        """Return a reader of the bucket ``access``, with or without the rules of clusterResources."""
+        return Reader[AccessView, GrantRecord](bus, ACCESS, partial(AccessView, rules=rules), metrics=metrics)
 
     def listen(self, callback: Callable[[Change[R]], None]) -> None:
         """Call back for every change, in order and before anybody is told that it was applied; it must not block."""

@@ -231,6 +231,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.0
     client_connection_burst: Annotated[int, _number("proxy", "reviews at once above that rate", 1)] = 30
     identity_cache_ttl: Annotated[float, _seconds("proxy", "how long an accepted credential is believed", 0, 10)] = 10.0
+    proxy_cluster_scoped: Annotated[
+        bool, _text("proxy", "honour clusterResources; the same for `tether work` and `tether proxy` (docs/proxy.md)")
+    ] = False
     max_view_age: Annotated[float, _seconds("proxy", "older than this, filtered answers are refused", 1)] = 30.0
 
     def rotation_age(self) -> float:

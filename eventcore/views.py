@@ -13,7 +13,7 @@ import msgspec
 from eventcore.bus import KV_PREFIX, BusMessage
 from eventcore.errors import EventError
 from eventcore.events import OBJECT_DELETED, Event, Mark, decode_body, now
-from eventcore.grants import Grant, decode_grant
+from eventcore.grants import Grant, SubjectGrant, decode_grant
 from eventcore.keys import Key, ObjectKey, mark_subject
 from eventcore.logs import get
 from eventcore.objects import KubeObject, Meta, PartialObject, decode_object
@@ -167,9 +167,10 @@ class ObjectsView:
 
 
 class AccessView:
-    """The compiled grants."""
+    """The compiled grants. Without ``rules`` those of clusterResources are left out as they come in."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, rules: bool = True) -> None:
+        self._rules = rules
         self.sequence = 0
         self.created = ""
         self._records: dict[str, GrantRecord] = {}
@@ -179,9 +180,10 @@ class AccessView:
         self.sequence = max(self.sequence, message.sequence)
         key = message.subject.removeprefix(KV_PREFIX)
         gone = "KV-Operation" in message.headers
-        record = GrantRecord(
-            key=key, sequence=message.sequence, grant=None if gone else decode_grant(key, message.data)
-        )
+        grant = None if gone else decode_grant(key, message.data)
+        if isinstance(grant, SubjectGrant) and grant.rules and not self._rules:
+            grant = msgspec.structs.replace(grant, rules=())
+        record = GrantRecord(key=key, sequence=message.sequence, grant=grant)
         if record.grant is None and not gone:
             log.error("grant cannot be used, so it grants nothing", key=key)
         old = self._records.get(message.subject)

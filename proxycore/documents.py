@@ -28,6 +28,7 @@ _PARTIAL_LIST: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=met
 
 class _Meta(msgspec.Struct, frozen=True):
     name: str = ""
+    namespace: str = ""
     labels: dict[str, str] | None = None
 
 
@@ -99,6 +100,7 @@ def seen(raw: bytes | msgspec.Raw) -> Seen:
     claim = found.spec.claim_ref if found.spec is not None else None
     return Seen(
         name=found.metadata.name,
+        namespace=found.metadata.namespace,
         labels=found.metadata.labels or {},
         claim_namespace=claim.namespace if claim is not None else "",
     )

@@ -14,6 +14,7 @@ import msgspec
 
 from eventcore.errors import ForbiddenError, KubeError, KubeUnreachableError, NotFoundError, UnauthorizedError
 from eventcore.logs import get
+from proxycore.discovery import Discovery
 from proxycore.documents import View, filter_list, filter_one, names_in
 from proxycore.kinds import VOLUMES
 from proxycore.listquery import ListQuery, encoded
@@ -42,6 +43,7 @@ class FilteredKinds:
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
+        self._discovery = Discovery(client)
 
     async def answer(self, decision: Filtered, accept: str) -> bytes | None:
         """Return the JSON of a list or of one object; None: not the caller's, so RBAC answers. RefusedError."""
@@ -55,18 +57,31 @@ class FilteredKinds:
                 if decision.query.continues:
                     # Pages are not made here: a token of the API server's would tell of objects in between.
                     raise RefusedError(expired("of the continue token", 0))
-                body = await self._get(decision.path, _list_query(decision, view), view.accept("list"))
+                body = await self._get(decision.kind.path, _list_query(decision, view), view.accept("list"))
                 return filter_list(body, view, judge)
-            target = f"{decision.path}/{quote(decision.name, safe='')}"
+            target = f"{decision.kind.path}/{quote(decision.name, safe='')}"
             return filter_one(await self._get(target, _one_query(decision, view), view.accept("one")), view, judge)
         except NotFoundError as error:
             if decision.verb == "list":
                 raise RefusedError(status_of(error)) from None
             return None
+        except ForbiddenError as error:
+            if decision.kind.optional:
+                return None
+            raise RefusedError(status_of(error)) from None
         except KubeError as error:
             raise RefusedError(status_of(error)) from None
         except msgspec.DecodeError:
             raise RefusedError(bad_gateway("the API server's answer cannot be read")) from None
+
+    async def is_served(self, decision: Filtered) -> bool:
+        """Tell whether a kind that is discovered is one of the cluster scope; RefusedError 503 when nobody can say."""
+        kind = decision.kind
+        return not kind.discovered or bool(await self.version_of(kind.group, kind.version, kind.resource))
+
+    async def version_of(self, group: str, version: str, resource: str) -> str:
+        """Return the version in which a resource is served for the whole cluster, "" for none; RefusedError 503."""
+        return await self._discovery.version_of(group, version, resource)
 
     async def permits(self, decision: Filtered) -> bool:
         """Tell whether a write is to an object of the caller's that exists."""
@@ -79,7 +94,7 @@ class FilteredKinds:
         view = View(form="json")
         try:
             listed = _list_query(msgspec.structs.replace(decision, query=query), view)
-            return names_in(await self._get(decision.path, listed, view.accept("list")), decision.scope.allows)
+            return names_in(await self._get(decision.kind.path, listed, view.accept("list")), decision.scope.allows)
         except KubeError as error:
             raise RefusedError(status_of(error)) from None
         except msgspec.DecodeError:
@@ -88,12 +103,12 @@ class FilteredKinds:
     def stream(self, decision: Filtered, view: View) -> AbstractAsyncContextManager[aiohttp.StreamReader]:
         """Open a watch of the whole kind; KubeError."""
         return self._client.stream(
-            f"{decision.path}?{watch_query(decision, view)}", params={}, accept=view.accept("one")
+            f"{decision.kind.path}?{watch_query(decision, view)}", params={}, accept=view.accept("one")
         )
 
     async def _judge(self, decision: Filtered) -> Callable[[Seen], bool]:
         """Return what judges an object. Metrics carry no labels of their own: the Node of that name decides."""
-        if not decision.by_node:
+        if not decision.kind.by_node:
             return decision.scope.allows
         nodes = "/api/v1/nodes"
         listed = encoded(_pushed(decision.scope))
@@ -110,7 +125,7 @@ class FilteredKinds:
 def view_of(decision: Filtered, accept: str) -> View:
     """Return how the caller wants it; RefusedError 406."""
     form = negotiate(accept, watch=decision.verb == "watch", single=decision.verb == "get")
-    return View(form=form, include=decision.query.include_object, whole=decision.setting == VOLUMES)
+    return View(form=form, include=decision.query.include_object, whole=decision.kind.setting == VOLUMES)
 
 
 def watch_query(decision: Filtered, view: View) -> str:
@@ -153,7 +168,7 @@ def _one_query(decision: Filtered, view: View) -> str:
 def _shared(decision: Filtered, view: View) -> list[tuple[str, str]]:
     query = decision.query
     pairs = [(name, value) for name, value in query.passed_on if name not in _NOT_SENT]
-    if not decision.by_node:
+    if not decision.kind.by_node:
         # What is the scope's stands beside what is the client's; both only narrow, and each object is judged again.
         query = msgspec.structs.replace(query, labels=(*decision.scope.selector(), *query.labels))
     if query.labels:

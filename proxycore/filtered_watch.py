@@ -123,7 +123,7 @@ class FilteredWatch:
             awake.cancel()
 
     def _check_scope(self) -> None:
-        now = scope_of(self._identity, self._feed.grants, self._decision.setting, "list")
+        now = scope_of(self._identity, self._feed.grants, self._decision.kind, "list")
         if now != self._decision.scope:
             raise RefusedError(expired("of a watch from before a change of your rights", self._feed.version()))
 

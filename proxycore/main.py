@@ -80,7 +80,7 @@ class Service:
         self.port = 0
         self.listening = asyncio.Event()
         self.objects = Reader.objects(bus, metrics)
-        self.access = Reader.access(bus, metrics)
+        self.access = Reader.access(bus, metrics, rules=settings.proxy_cluster_scoped)
         self._role = role
         self._tls = tls
         self._kube = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)

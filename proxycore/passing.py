@@ -120,9 +120,9 @@ class Passing:
             if asked.info.tenant:
                 body = narrow_rules(body) if rules else narrow_access(body, identity, grants)
             if rules:
-                body = add_rules(body, identity, grants)
+                body = await add_rules(body, identity, grants, self._kinds)
             else:
-                body = await add_access(body, identity, grants, self._kinds.permits)
+                body = await add_access(body, identity, grants, self._kinds)
         except msgspec.DecodeError:
             raise RefusedError(bad_gateway("the API server's review cannot be read")) from None
         asked.run.began()

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from proxycore.identities import Grants, Identity, is_capsule_user, namespaces_of, owns_any
-from proxycore.kinds import kind_of
+from proxycore.kinds import NAMESPACE_KIND, ProxiedKind, kind_of
 from proxycore.listquery import ListQuery, parse_query
-from proxycore.rules import OPERATION_OF, Scope, scope_of
+from proxycore.rules import OPERATION_OF, Scope, scope_of, selectors_of
 from proxycore.selectors import Requirement
 from proxycore.statuses import RefusedError, Status, bad_request, unavailable
 
 if TYPE_CHECKING:
-    from proxycore.kinds import ProxiedKind
     from proxycore.requestinfo import RequestInfo
 
 
@@ -75,16 +74,15 @@ class WatchMemory(msgspec.Struct, frozen=True):
 class Filtered(msgspec.Struct, frozen=True, kw_only=True):
     """A request about another cluster-scoped kind, under the proxy's account, for the objects of a scope alone.
 
-    ``verb`` is get, list, watch, or that of a write to one object. ``path`` is the collection's. A get or a write of
-    an object that is not in the scope goes on as the caller.
+    ``verb`` is get, list, watch, or that of a write to one object. A get or a write of an object that is not in the
+    scope goes on as the caller. Of a kind that is ``discovered`` the API server must first say that it is
+    cluster-scoped; else the request goes on as the caller too.
     """
 
-    setting: str
+    kind: ProxiedKind
     verb: str
-    path: str
     scope: Scope
     name: str = ""
-    by_node: bool = False
     query: ListQuery = ListQuery()
 
 
@@ -103,9 +101,15 @@ _REVIEW_GROUP = "authorization.k8s.io"
 _REVIEWS = {"selfsubjectaccessreviews": Review(rules=False), "selfsubjectrulesreviews": Review(rules=True)}
 
 
-def decide(info: RequestInfo, identity: Identity, grants: Grants, freshness: Freshness) -> Decision:
-    """Return what becomes of a request of this identity; RefusedError (400) for a query that means two things."""
-    if (kind := kind_of(info)) is not None:
+def decide(
+    info: RequestInfo, identity: Identity, grants: Grants, freshness: Freshness, *, discovered: bool = True
+) -> Decision:
+    """Return what becomes of a request of this identity; RefusedError (400) for a query that means two things.
+
+    Without ``discovered`` no rule speaks of a kind that is not known here: it is none of the cluster scope.
+    """
+    kind = kind_of(info)
+    if kind is not None and (not kind.discovered or (discovered and info.method == "GET")):
         return _other_kind(info, kind, identity, grants, freshness)
     if (info.method, info.verb, info.group) == ("POST", "create", _REVIEW_GROUP) and not info.subresource:
         grants_count = freshness.fresh and not info.namespace and is_capsule_user(identity, grants)
@@ -122,6 +126,8 @@ def _collection(info: RequestInfo, identity: Identity, grants: Grants, freshness
         return Forward()
     if not freshness.fresh:
         return Refuse(stale(freshness))
+    if selectors_of(identity, grants, NAMESPACE_KIND, info.verb):
+        return _filtered(info, NAMESPACE_KIND, _namespaces(identity, grants, info.verb))
     query = parse_query(info.query, legacy_watch=info.legacy_watch)
     if info.legacy_watch and info.name:
         only = Requirement("metadata.name", "in", (info.name,))
@@ -133,9 +139,18 @@ def _collection(info: RequestInfo, identity: Identity, grants: Grants, freshness
 
 
 def _get(info: RequestInfo, identity: Identity, grants: Grants, freshness: Freshness) -> Decision:
-    if not is_capsule_user(identity, grants) or info.name not in namespaces_of(identity, grants):
+    if not is_capsule_user(identity, grants):
         return Forward()
-    return ReadOne(info.name) if freshness.fresh else Refuse(stale(freshness))
+    mine = info.name in namespaces_of(identity, grants)
+    if not mine and not selectors_of(identity, grants, NAMESPACE_KIND, info.verb):
+        return Forward()
+    if not freshness.fresh:
+        return Refuse(stale(freshness))
+    return ReadOne(info.name) if mine else _filtered(info, NAMESPACE_KIND, _namespaces(identity, grants, info.verb))
+
+
+def _namespaces(identity: Identity, grants: Grants, verb: str) -> Scope:
+    return scope_of(identity, grants, NAMESPACE_KIND, verb) or Scope()
 
 
 def _other_kind(
@@ -148,11 +163,15 @@ def _other_kind(
         return Forward()
     if freshness.ready and not is_capsule_user(identity, grants):
         return Forward()
-    scope = scope_of(identity, grants, kind.setting, info.verb)
+    scope = scope_of(identity, grants, kind, info.verb)
     if scope is None:
         return Forward()
     if not freshness.fresh:
         return Refuse(stale(freshness))
+    return _filtered(info, kind, scope, reads=reads)
+
+
+def _filtered(info: RequestInfo, kind: ProxiedKind, scope: Scope, *, reads: bool = True) -> Filtered:
     query = parse_query(info.query, legacy_watch=info.legacy_watch, fields=None) if reads else ListQuery()
     if info.legacy_watch and info.name:
         if "fieldSelector" in dict(query.passed_on):
@@ -160,12 +179,10 @@ def _other_kind(
         only = ("fieldSelector", f"metadata.name={info.name}")
         query = msgspec.structs.replace(query, passed_on=(*query.passed_on, only))
     return Filtered(
-        setting=kind.setting,
+        kind=kind,
         verb="watch" if query.watch and info.verb == "list" else info.verb,
-        path=kind.path(info.version),
         scope=scope,
         name=info.name,
-        by_node=kind.by_node,
         query=query,
     )
 

@@ -12,25 +12,30 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import re2  # type: ignore[import-untyped]  # ships no types; used here alone
 
-from eventcore.grants import TenantGrant
+from eventcore.grants import SubjectGrant, TenantGrant
 from eventcore.keys import key
 from eventcore.logs import get
 from eventcore.objects import LABEL_TENANT
-from proxycore.identities import tenants_of
-from proxycore.kinds import TENANT, VOLUMES
-from proxycore.selectors import Requirement, matches
+from proxycore.identities import namespaces_of, subject_keys, tenants_of
+from proxycore.kinds import BY_RULE, NAMESPACES, TENANT, VOLUMES
+from proxycore.rule_matching import speaks_of
+from proxycore.selectors import Requirement, matches, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from eventcore.grants import Choice, SelectorTerm
+    from eventcore.grants import Choice, ClusterRule, SelectorTerm
     from proxycore.identities import Grants, Identity
+    from proxycore.kinds import ProxiedKind
 
 log = get("proxy.rules")
 
 LIST: Final = "List"
 """The operation without which no other counts."""
 OPERATION_OF: Final = {"update": "Update", "patch": "Update", "delete": "Delete"}
+LONGEST_SELECTOR: Final = 4000
+"""Characters of a selector of ours that go upstream; servers between might break on more, and each object is judged."""
+_RULED: Final = frozenset({"get", "list", "watch"})
 _OPERATORS: Final = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "!exists"}
 
 
@@ -38,6 +43,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """What decides of an object. ``claim_namespace``: of a PersistentVolume, whose claim holds it; "" for none."""
 
     name: str
+    namespace: str = ""
     labels: dict[str, str] = {}
     claim_namespace: str = ""
 
@@ -65,8 +71,8 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     holders: frozenset[Holder] = frozenset()
 
     def allows(self, seen: Seen) -> bool:
-        """Tell whether an object is in the scope."""
-        return (
+        """Tell whether an object is in the scope. One that lives in a namespace never is."""
+        return not seen.namespace and (
             seen.name in self.names
             or any(_finds(pattern, seen.name) for pattern in self.patterns)
             or any(matches(selector, seen.labels) for selector in self.selectors)
@@ -81,12 +87,46 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     def selector(self) -> tuple[Requirement, ...]:
         """Return requirements that every object of the scope meets, for the API server to do most of the work."""
         if len(self.selectors) == 1 and not (self.names or self.patterns or self.holders):
-            return next(iter(self.selectors))
+            found = next(iter(self.selectors))
+            return found if len(render(found)) <= LONGEST_SELECTOR else ()
         return ()
 
 
-def scope_of(identity: Identity, grants: Grants, setting: str, verb: str) -> Scope | None:
+def scope_of(identity: Identity, grants: Grants, kind: ProxiedKind, verb: str) -> Scope | None:
     """Return what a request with this verb may touch of a kind; None: no grant speaks of it, so RBAC alone decides."""
+    settled = _settled(identity, grants, kind.setting, verb)
+    chosen = selectors_of(identity, grants, kind, verb)
+    if not chosen:
+        return settled
+    settled = settled or Scope()
+    return msgspec.structs.replace(settled, selectors=settled.selectors | chosen)
+
+
+def selectors_of(
+    identity: Identity, grants: Grants, kind: ProxiedKind, verb: str
+) -> frozenset[tuple[Requirement, ...]]:
+    """Return the label selectors of all rules that give somebody a verb on a kind."""
+    if verb not in _RULED or kind.namespace:
+        return frozenset()
+    return frozenset(
+        selector
+        for rule in _rules(identity, grants)
+        if (rule.lists or verb == "get") and speaks_of(rule, kind)
+        if rule.selector and (selector := _selector(rule.selector)) is not None
+    )
+
+
+def rules_of(identity: Identity, grants: Grants) -> list[ClusterRule]:
+    """Return every rule that counts for somebody now."""
+    return list(_rules(identity, grants))
+
+
+def _settled(identity: Identity, grants: Grants, setting: str, verb: str) -> Scope | None:
+    """Return what tenants and their settings give."""
+    if setting == BY_RULE:
+        return None
+    if setting == NAMESPACES:
+        return Scope(names=namespaces_of(identity, grants))
     if setting == TENANT:
         return Scope(names=frozenset(tenant for tenant, _ in _owned(identity, grants)))
     wanted = {LIST, OPERATION_OF.get(verb, LIST)}
@@ -107,6 +147,17 @@ def scope_of(identity: Identity, grants: Grants, setting: str, verb: str) -> Sco
     )
 
 
+def _rules(identity: Identity, grants: Grants) -> Iterator[ClusterRule]:
+    for subject in subject_keys(identity):
+        grant = grants.get(subject)
+        if isinstance(grant, SubjectGrant):
+            for rule in grant.rules:
+                # That of a ProxySetting counts while its tenant is there; a URL of one tenant has no other's.
+                alive = not rule.tenant or isinstance(grants.get(key("tenant", rule.tenant)), TenantGrant)
+                if alive and identity.only in {"", rule.tenant}:
+                    yield rule
+
+
 def _owned(identity: Identity, grants: Grants) -> Iterator[tuple[str, dict[str, tuple[str, ...]]]]:
     """Yield the tenants of the identity and of each group, with the operations that come with that ownership."""
     for tenant, grant in tenants_of(identity, grants):
@@ -116,11 +167,15 @@ def _owned(identity: Identity, grants: Grants) -> Iterator[tuple[str, dict[str, 
 
 def _selectors(choice: Choice) -> Iterator[tuple[Requirement, ...]]:
     for terms in choice.selectors:
-        found = [_requirement(term) for term in terms]
-        known = tuple(one for one in found if one is not None)
-        # A term that is not understood must not be left out: the selector would choose more.
-        if len(known) == len(found):
+        if (known := _selector(terms)) is not None:
             yield known
+
+
+def _selector(terms: tuple[SelectorTerm, ...]) -> tuple[Requirement, ...] | None:
+    found = [_requirement(term) for term in terms]
+    known = tuple(one for one in found if one is not None)
+    # A term that is not understood must not be left out: the selector would choose more.
+    return known if len(known) == len(found) else None
 
 
 def _requirement(term: SelectorTerm) -> Requirement | None:

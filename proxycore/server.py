@@ -146,6 +146,8 @@ class Proxy:
             acting = narrowed(acting, info.tenant, grants, freshness)
         passes = self._callers.passes(info, acting.identity)
         decision = Forward() if passes else decide(info, acting.identity, grants, freshness)
+        if isinstance(decision, Filtered) and not await self._kinds.is_served(decision):
+            decision = decide(info, acting.identity, grants, self._freshener.recent(), discovered=False)
         passed = forwarded(headers, request.peer, self._callers.own_headers)
         await self._serve(Asked(request, run, info, passed, caller, acting, token, passes=passes), decision)
 

@@ -89,6 +89,7 @@ def rows(settings: Settings) -> tuple[KindRow, ...]:
         _capsule("TenantOwner", "tenantowners"),
         _capsule("CapsuleConfiguration", "capsuleconfigurations"),
         _capsule("ProxySetting", "proxysettings", version="v1beta1"),
+        _capsule("GlobalProxySettings", "globalproxysettings", version="v1beta1"),
         _ours("Secret", "", "secrets"),
         _ours("RoleBinding", _RBAC_GROUP, "rolebindings"),
         _ours("ClusterRole", _RBAC_GROUP, "clusterroles"),

@@ -16,6 +16,7 @@ from eventcore.grants import (
     AccountGrant,
     BoundSecret,
     CapsuleUserRef,
+    ClusterRule,
     ConfigGrant,
     Grant,
     SubjectGrant,
@@ -25,7 +26,9 @@ from eventcore.grants import (
 )
 from eventcore.kube import ObjectRef
 from eventcore.objects import ANNOTATION_TENANT, CAPSULE_GROUP
+from workers import setting_status
 from workers.choices import choices, merged, operations, setting_operations
+from workers.cluster_rules import permits, rules_of
 from workers.context import SOON, guarded, until
 from workers.desired import ANNOTATION_ACCOUNT_UID, ANNOTATION_DIGEST, ANNOTATION_GENERATION
 from workers.ownership import Account, Owner, findings
@@ -44,11 +47,17 @@ BARRIER: float = 5.0
 
 
 def make(context: Context) -> Reconcile:
-    """Return the reconciler of one grant; its key is the grant's key in the bucket."""
+    """Return the reconciler of one grant, whose key is the grant's key in the bucket, and of a setting's status."""
     return guarded(context, partial(_reconcile, context))
 
 
 async def _reconcile(context: Context, run: Run) -> Result:
+    if run.key.parts[0] == setting_status.PREFIX:
+        return await setting_status.reconcile(context, run, config_grant(context.relations.configuration))
+    return await _reconcile_grant(context, run)
+
+
+async def _reconcile_grant(context: Context, run: Run) -> Result:
     entry = await context.bus.kv_get(run.key)
     await context.reader.barrier(BARRIER)
     if missing := await context.judge.missing():
@@ -63,7 +72,8 @@ async def _reconcile(context: Context, run: Run) -> Result:
             await _tell_findings(context, run, tenant)
         case ("subject", kind, name):
             grace = context.settings.owner_status_grace
-            grant, ends = subject_grant(context.relations, Owner(kind, name), now(), grace)
+            gate = context.settings.proxy_cluster_scoped
+            grant, ends = subject_grant(context.relations, Owner(kind, name), now(), grace, gate=gate)
             account = Account.of_username(name)
         case ("account", namespace, name):
             account = Account(namespace, name)
@@ -134,11 +144,12 @@ def tenant_grant(relations: Relations, name: str) -> TenantGrant | None:
 
 
 def subject_grant(
-    relations: Relations, owner: Owner, moment: datetime, grace: float
+    relations: Relations, owner: Owner, moment: datetime, grace: float, *, gate: bool = False
 ) -> tuple[SubjectGrant | None, datetime | None]:
-    """Return the tenants that a subject owns, None without any, and when the first stale one stops counting.
+    """Return what a subject owns and may see, None for nothing, and when the first stale tenant stops counting.
 
-    To the proxy a subject of a ProxySetting in a tenant's namespace is as an owner of that tenant.
+    To the proxy a subject of a ProxySetting in a tenant's namespace is as an owner of that tenant. ``gate``: whether
+    clusterResources count.
     """
     tenants: list[str] = []
     ends: datetime | None = None
@@ -152,15 +163,25 @@ def subject_grant(
     allowed = {name: operations(relations.tenants[name], owner) for name in tenants}
     for name, setting in relations.settings_of(owner):
         allowed[name] = merged(allowed.get(name, {}), setting_operations(setting, owner))
-    if not allowed:
+    rules = _rules(relations, owner) if gate else ()
+    if not allowed and not rules:
         return None, None
     grant = SubjectGrant(
         subject_kind=owner.kind,
         name=owner.name,
         tenants=tuple(sorted(allowed)),
         operations={name: given for name, given in allowed.items() if given},
+        rules=rules,
     )
     return grant, ends
+
+
+def _rules(relations: Relations, subject: Owner) -> tuple[ClusterRule, ...]:
+    found = [rule for one in relations.global_settings_of(subject) for rule in rules_of(one, subject)]
+    for tenant, setting in relations.settings_of(subject):
+        if permits(relations.tenants.get(tenant)):
+            found += rules_of(setting, subject, tenant)
+    return tuple(dict.fromkeys(found))
 
 
 def account_grant(relations: Relations, account: Account, uid: str) -> AccountGrant:

@@ -17,6 +17,7 @@ from eventcore.objects import (
     ANNOTATION_ACCOUNT,
     LABEL_COMPONENT,
     CapsuleConfiguration,
+    GlobalProxySettings,
     Meta,
     Namespace,
     ProxySetting,
@@ -44,8 +45,8 @@ from workers.ownership import (
     promotion_allowed,
     selector_matches,
     status_is_current,
-    well_formed,
 )
+from workers.proxy_settings import ProxySettingsIndex
 from workers.user_entries import remembered
 
 if TYPE_CHECKING:
@@ -95,9 +96,7 @@ class Relations:
         self.tenant_owners: dict[str, TenantOwner] = {}
         self.namespaces: dict[str, Namespace] = {}
         self.configuration: CapsuleConfiguration | None = None
-        self.proxy_settings: dict[ObjectKey, ProxySetting] = {}
-        self._settings_of: defaultdict[Owner, set[ObjectKey]] = defaultdict(set)
-        self._settings_in: defaultdict[str, set[ObjectKey]] = defaultdict(set)
+        self.settings = ProxySettingsIndex()
         self._owners: dict[str, OwnerState] = {}
         self._removed: dict[str, frozenset[Owner]] = {}  # from the spec, while the status still names them
         self._tenants_of: defaultdict[Owner, set[str]] = defaultdict(set)
@@ -201,13 +200,12 @@ class Relations:
 
     def settings_of(self, subject: Owner) -> list[tuple[str, ProxySetting]]:
         """Return (tenant, setting) of every ProxySetting that names a subject and stands in a tenant's namespace."""
-        found = [(self.tenant_of(key.namespace), key) for key in sorted(self._settings_of.get(subject, ()))]
-        return [(tenant, self.proxy_settings[key]) for tenant, key in found if tenant]
+        found = ((self.tenant_of(setting.metadata.namespace), setting) for _, setting in self.settings.of(subject))
+        return [(tenant, one) for tenant, one in found if tenant and isinstance(one, ProxySetting)]
 
-    def subjects_in(self, namespace: str) -> set[Owner]:
-        """Return the subjects that the ProxySettings in a namespace name."""
-        found = (self.proxy_settings[key] for key in self._settings_in.get(namespace, ()))
-        return {subject for setting in found for subject in setting_subjects(setting)}
+    def global_settings_of(self, subject: Owner) -> list[GlobalProxySettings]:
+        """Return every GlobalProxySettings that names a subject."""
+        return [one for _, one in self.settings.of(subject) if isinstance(one, GlobalProxySettings)]
 
     def promoted_in(self, namespace: str) -> set[Account]:
         """Return the accounts of a namespace that carry the promotion label."""
@@ -276,19 +274,10 @@ class Relations:
                 self.configuration = cast("CapsuleConfiguration | None", new)
                 self._users = frozenset(remembered(new.metadata.annotations) if new else ())
                 self._index_all_owners()
-            case "ProxySetting":
-                self._proxy_setting(key, cast("ProxySetting | None", new))
+            case "ProxySetting" | "GlobalProxySettings":
+                self.settings.apply(key, new)
             case kind if kind in OWN_KINDS:
                 self._own(key, old.metadata if old else None, new.metadata if new else None)
-
-    def _proxy_setting(self, key: ObjectKey, new: ProxySetting | None) -> None:
-        old = self.proxy_settings.get(key)
-        for subject in setting_subjects(old):
-            _member(self._settings_of, subject, key, present=False)
-        for subject in setting_subjects(new):
-            _member(self._settings_of, subject, key, present=True)
-        _member(self._settings_in, key.namespace, key, present=new is not None)
-        _put(self.proxy_settings, key, new)
 
     def _account(self, account: Account, new: ServiceAccount | None) -> None:
         _put(self.accounts, account, new)
@@ -389,17 +378,6 @@ class Relations:
 def live(record: ObjectRecord | None) -> KubeObject | None:
     """Return the object of a record, None for nothing and for a tombstone."""
     return None if record is None or record.deleted else record.obj
-
-
-def setting_subjects(setting: ProxySetting | None) -> frozenset[Owner]:
-    """Return the well-formed subjects of a ProxySetting that is not being deleted."""
-    if setting is None or setting.metadata.deletion_timestamp is not None:
-        return frozenset()
-    return frozenset(
-        Owner(subject.kind, subject.name)
-        for subject in setting.spec.subjects
-        if well_formed(subject.kind, subject.name)
-    )
 
 
 def own_account(metadata: Meta | None) -> Account | None:

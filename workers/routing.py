@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, cast
 from eventcore.keys import Key, ObjectKey, WorkerName, key
 from eventcore.objects import ANNOTATION_PROXY_URL, LABEL_COMPONENT, Tenant, TenantOwner
 from workers.choices import operations
+from workers.cluster_rules import permits
 from workers.desired import ANNOTATION_DIGEST
 from workers.names import same_cluster_role
 from workers.ownership import LABEL_PROMOTE, Account, Owner, is_live, namespace_claims
+from workers.proxy_settings import setting_subjects
 from workers.relations import OWN_KINDS, Relations, is_lockdown, live, own_account
+from workers.setting_status import status_key
 from workers.user_entries import listed, remembered
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from eventcore.objects import KubeObject
     from eventcore.views import Change, ObjectRecord
+    from workers.proxy_settings import Setting
 
 Route = tuple[WorkerName, Key]
 CONFIG_KEY = key("config")
@@ -46,11 +50,11 @@ def route(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
             routes = _owners_change(change, relations, list(relations.tenants))
             routes |= _subjects(Owner(o.spec.kind, o.spec.name) for o in (old, new) if isinstance(o, TenantOwner))
         case "CapsuleConfiguration":
-            routes = _configuration_change(change, relations)
+            routes = _configuration_change(change, relations) | _statuses(relations.settings.keys_in(""))
         case "CASecret" | "CAConfigMap":
             routes = set().union(*(kubeconfig_routes(account, relations) for account in relations.interesting()))
-        case "ProxySetting":
-            routes = _both(change, relations, lambda: _subjects(relations.subjects_in(target.namespace)))
+        case "ProxySetting" | "GlobalProxySettings":
+            routes = _setting_change(change, relations, target, (old, new))
         case kind if kind in OWN_KINDS:
             routes = _both(change, relations, lambda: _own_routes((old, new), relations))
     return routes
@@ -64,8 +68,8 @@ def all_routes(relations: Relations) -> set[Route]:
     for name in relations.tenants:
         routes.add(tenant_route(name))
         routes |= _subjects(relations.owners(name).all)
-    for target in relations.proxy_settings:
-        routes |= _subjects(relations.subjects_in(target.namespace))
+    for target, setting in relations.settings.all.items():
+        routes |= _subjects(setting_subjects(setting)) | _statuses([target])
     return routes
 
 
@@ -119,6 +123,35 @@ def _subjects(owners: Iterable[Owner]) -> set[Route]:
     return {("access", subject_grant_key(owner)) for owner in owners}
 
 
+def _statuses(targets: Iterable[ObjectKey]) -> set[Route]:
+    return {("access", status_key(target)) for target in targets}
+
+
+def _settings_in(namespace: str, relations: Relations) -> set[Route]:
+    """Return what depends on the tenant whose namespace this is: ProxySettings, and whom they name."""
+    return _subjects(relations.settings.subjects_in(namespace)) | _statuses(relations.settings.keys_in(namespace))
+
+
+def _setting_change(
+    change: Change[ObjectRecord],
+    relations: Relations,
+    target: ObjectKey,
+    states: tuple[KubeObject | None, KubeObject | None],
+) -> set[Route]:
+    """Return whom a setting named and names, and its status; when its status alone changed, only that."""
+    before, after = (_said(state) for state in states)
+    relations.apply(change)
+    routes = _statuses([target]) if states[1] is not None else set[Route]()
+    if before == after:
+        return routes
+    return routes.union(*(_subjects(setting_subjects(cast("Setting | None", state))) for state in states))
+
+
+def _said(state: KubeObject | None) -> object:
+    setting = cast("Setting | None", state)
+    return setting and (setting.spec, setting.metadata.uid, setting.metadata.deletion_timestamp)
+
+
 def _account_routes(
     target: ObjectKey, states: tuple[KubeObject | None, KubeObject | None], relations: Relations
 ) -> set[Route]:
@@ -151,7 +184,7 @@ def _homes(names: Iterable[str], relations: Relations) -> set[Route]:
 def _namespace_routes(name: str, relations: Relations) -> set[Route]:
     """Return what depends on whose a namespace is, and on whether it is there."""
     routes: set[Route] = set()
-    routes |= _subjects(relations.subjects_in(name))
+    routes |= _settings_in(name, relations)
     namespace = relations.namespaces.get(name)
     claims = set(namespace_claims(namespace)) if namespace else set()
     for tenant in claims | {relations.tenant_of(name)} - {""}:
@@ -202,6 +235,8 @@ def _tenant_change(
             routes.add(tenant_route(name))
         if _server(old) != _server(new):
             routes = routes.union(*(kubeconfig_routes(a, relations) for a in relations.accounts_of_tenant(name)))
+        if permits(old) != permits(new):
+            routes = routes.union(*(_settings_in(one, relations) for one in relations.namespaces_of(name)))
         # What an owner may do stands in its entry; an owner that stays may have got another one.
         return routes | _subjects(
             owner for owner in relations.owners(name).all if operations(old, owner) != operations(new, owner)
@@ -218,7 +253,7 @@ def _whole_tenant(name: str, relations: Relations) -> set[Route]:
     # A home is of a live Tenant or of none, and with that its accounts may have everything or nothing.
     routes |= _homes(relations.claimed(name), relations)
     for namespace in relations.claimed(name):
-        routes |= _subjects(relations.subjects_in(namespace))
+        routes |= _settings_in(namespace, relations)
     for account in relations.accounts_of_tenant(name):
         routes |= account_routes(account, relations)
     return routes

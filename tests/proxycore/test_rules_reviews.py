@@ -154,13 +154,17 @@ async def test_a_review_that_is_none_is_an_error_and_no_permission() -> None:
         def get(self, target: Any, /) -> None:
             """Return no grant."""
 
-    async def never(_: Any) -> bool:
-        raise AssertionError("not asked")
+    class Never:
+        async def permits(self, decision: Any, /) -> bool:
+            raise AssertionError(decision)
+
+        async def version_of(self, group: str, version: str, resource: str, /) -> str:
+            raise AssertionError(group, version, resource)
 
     with pytest.raises(msgspec.DecodeError):
-        await add_access(b"[]", Identity(user="dana"), Nothing(), never)
+        await add_access(b"[]", Identity(user="dana"), Nothing(), Never())
     with pytest.raises(msgspec.DecodeError):
-        add_rules(b"[]", Identity(user="dana"), Nothing())
+        await add_rules(b"[]", Identity(user="dana"), Nothing(), Never())
 
 
 MISSING = "/api/v1/namespaces/not-there/serviceaccounts/x"

@@ -1,0 +1,140 @@
+"""The status of ProxySettings and GlobalProxySettings: whether all of it counts, and what does not and why.
+
+Written by the access worker, which knows what became of it, and only where it differs from what stands there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from eventcore.consumer import Done, Retry, Terminal
+from eventcore.errors import ConflictError, NotFoundError
+from eventcore.events import now
+from eventcore.keys import ObjectKey, key
+from eventcore.kube import api_path
+from eventcore.objects import ANNOTATION_CLUSTER_RESOURCES, CAPSULE_GROUP, Condition, ProxySetting, ProxyStatus
+from workers.cluster_rules import Ignored, permits, resources_of, wrong
+from workers.context import SOON
+from workers.ownership import Account, identities, well_formed
+from workers.proxy_settings import KINDS, named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from eventcore.consumer import Result, Run
+    from eventcore.grants import ConfigGrant
+    from eventcore.keys import Key
+    from workers.context import Context
+    from workers.proxy_settings import Setting
+    from workers.relations import Relations
+
+PREFIX: Final = "status"
+"""First part of the keys; grants have others."""
+PLURALS: Final = {"ProxySetting": "proxysettings", "GlobalProxySettings": "globalproxysettings"}
+READY: Final = "Ready"
+MOST: Final = 1024
+"""Characters of a condition's message."""
+
+
+def status_key(target: ObjectKey) -> Key:
+    """Return the key of a setting's status."""
+    return key(PREFIX, target.kind, target.namespace, target.name)
+
+
+async def reconcile(context: Context, run: Run, config: ConfigGrant | None) -> Result:
+    """Bring the status of one setting up to date. ``config``: who is a user of Capsule."""
+    match run.key.parts:
+        case (_, kind, namespace, name) if kind in KINDS:
+            target = ObjectKey(kind, namespace, name)
+        case _:
+            return Terminal(f"{run.key} is not the key of a setting's status")
+    setting = context.relations.settings.all.get(target)
+    if setting is None or setting.metadata.deletion_timestamp is not None:
+        return Done()
+    wanted = status_of(setting, context.relations, config, gate=context.settings.proxy_cluster_scoped)
+    if wanted == setting.status:
+        return Done()
+    path = api_path(CAPSULE_GROUP, "v1beta1", PLURALS[kind], namespace=namespace, name=name, subresource="status")
+    # With the version, so that a status made from an older spec never replaces one made from a newer.
+    metadata = {"resourceVersion": setting.metadata.resource_version, "uid": setting.metadata.uid}
+    run.check()
+    try:
+        await context.client.merge_patch(path, {"metadata": metadata, "status": msgspec.to_builtins(wanted)})
+    except NotFoundError:
+        return Done()
+    except ConflictError:
+        return Retry("the setting has just been changed", after=SOON)
+    return Done()
+
+
+def status_of(setting: Setting, relations: Relations, config: ConfigGrant | None, *, gate: bool) -> ProxyStatus:
+    """Return what the status should be. Pure but for the time of a change."""
+    meta = setting.metadata
+    users = {(ref.kind, ref.name) for ref in config.users} if config else set[tuple[str, str]]()
+    ignored = sorted(set(_ignored(setting, relations, users, gate=gate)))
+    if ignored:
+        status, reason = "False", ignored[0].reason
+        message = "; ".join(one.message for one in ignored)
+    else:
+        status, reason, message = "True", "Succeeded", "reconciled"
+        if strangers := _strangers(setting, users):
+            message += f"; counts where Capsule counts the caller among its users: {', '.join(strangers)}"
+    message = message if len(message) <= MOST else message[: MOST - 3] + "..."
+    before = next((one for one in setting.status.conditions if one.type == READY), None)
+    same = before is not None and before.status == status
+    since = before.last_transition_time if before is not None and same else now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    condition = Condition(
+        type=READY,
+        status=status,
+        reason=reason,
+        message=message,
+        observed_generation=meta.generation,
+        last_transition_time=since,
+    )
+    return ProxyStatus(observed_generation=meta.generation, conditions=[condition])
+
+
+def _ignored(setting: Setting, relations: Relations, users: set[tuple[str, str]], *, gate: bool) -> Iterator[Ignored]:
+    for kind, name in named(setting):
+        if not well_formed(kind, name):
+            yield Ignored("SubjectInvalid", f"{kind} {name!r} names nobody: a ServiceAccount goes by its user name")
+    tenant = relations.tenant_of(setting.metadata.namespace)
+    if isinstance(setting, ProxySetting) and not tenant:
+        yield Ignored("NotInTenant", f"namespace {setting.metadata.namespace} is no tenant's, so nothing counts")
+        return
+    if entries := list(resources_of(setting)):
+        yield from _closed(setting, tenant, relations, gate=gate)
+    for path, resource in entries:
+        if (why := wrong(resource)) is not None:
+            yield Ignored(why.reason, f"{path}: {why.message}")
+    if not isinstance(setting, ProxySetting):
+        yield from _no_users(setting, users)
+
+
+def _closed(setting: Setting, tenant: str, relations: Relations, *, gate: bool) -> Iterator[Ignored]:
+    """Yield why no clusterResources count at all."""
+    if not gate:
+        flag = "--proxy-cluster-scoped of `tether work` and `tether proxy`"
+        yield Ignored("GateOff", f"clusterResources count only with {flag}")
+    if isinstance(setting, ProxySetting) and not permits(relations.tenants.get(tenant)):
+        yield Ignored(
+            "NotPermitted",
+            f"clusterResources of a ProxySetting count only with the annotation {ANNOTATION_CLUSTER_RESOURCES} "
+            f"(true) on Tenant {tenant}; a GlobalProxySettings needs none",
+        )
+
+
+def _no_users(setting: Setting, users: set[tuple[str, str]]) -> Iterator[Ignored]:
+    """Yield the ServiceAccounts that Capsule does not count among its users: all their groups are known."""
+    for kind, name in sorted(set(named(setting))):
+        account = Account.of_username(name) if kind == "ServiceAccount" else None
+        if account is not None and not users & {(one.kind, one.name) for one in identities(account)}:
+            yield Ignored("NoCapsuleUser", f"ServiceAccount {name} is no user of Capsule, so the proxy does not filter")
+
+
+def _strangers(setting: Setting, users: set[tuple[str, str]]) -> list[str]:
+    """Return the users and groups that may be users of Capsule only by a name that is not written here."""
+    found = {one for one in named(setting) if one[0] != "ServiceAccount"}
+    return [f"{kind} {name}" for kind, name in sorted(found - users)]

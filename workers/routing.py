@@ -50,7 +50,7 @@ def route(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
             routes = _owners_change(change, relations, list(relations.tenants))
             routes |= _subjects(Owner(o.spec.kind, o.spec.name) for o in (old, new) if isinstance(o, TenantOwner))
         case "CapsuleConfiguration":
-            routes = _configuration_change(change, relations) | _statuses(relations.settings.keys_in(""))
+            routes = _configuration_change(change, relations) | _statuses(relations.settings.all)
         case "CASecret" | "CAConfigMap":
             routes = set().union(*(kubeconfig_routes(account, relations) for account in relations.interesting()))
         case "ProxySetting" | "GlobalProxySettings":

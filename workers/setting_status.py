@@ -109,8 +109,7 @@ def _ignored(setting: Setting, relations: Relations, users: set[tuple[str, str]]
     for path, resource in entries:
         if (why := wrong(resource)) is not None:
             yield Ignored(why.reason, f"{path}: {why.message}")
-    if not isinstance(setting, ProxySetting):
-        yield from _no_users(setting, users)
+    yield from _no_users(setting, users)
 
 
 def _closed(setting: Setting, tenant: str, relations: Relations, *, gate: bool) -> Iterator[Ignored]:

@@ -57,7 +57,7 @@ def test_paths_are_those_of_the_api_and_names_are_escaped() -> None:
 
 
 def test_only_kinds_of_capsule_may_be_missing() -> None:
-    optional = {"Tenant", "TenantOwner", "CapsuleConfiguration", "ProxySetting"}
+    optional = {"Tenant", "TenantOwner", "CapsuleConfiguration", "ProxySetting", "GlobalProxySettings"}
     assert {kind for kind, row in ROWS.items() if row.optional} == optional
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import yaml
 
 from eventcore.grants import Choice, SelectorTerm, SubjectGrant, TenantGrant
@@ -13,7 +14,7 @@ from eventcore.kube import api_path
 if TYPE_CHECKING:
     from tests.workers.conftest import Line
 
-CRD = Path(__file__).parents[2] / "deploy" / "crds" / "proxysettings.yaml"
+CRDS = Path(__file__).parents[2] / "deploy" / "crds"
 HOME = "oil-system"
 USER = f"system:serviceaccount:{HOME}:gitops-reconciler"
 
@@ -77,19 +78,88 @@ async def test_what_a_tenant_and_a_proxy_setting_allow_reaches_the_grants_and_le
         await line.until(gone, "dana's grant is gone")
 
 
-def test_the_definition_that_ships_names_what_is_read() -> None:
-    found: dict[str, Any] = yaml.safe_load(CRD.read_text())
-    (version,) = found["spec"]["versions"]
-    subject = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["subjects"]["items"]
-    setting = subject["properties"]["proxySettings"]["items"]["properties"]
-
-    assert found["metadata"]["name"] == "proxysettings.capsule.clastix.io"
-    assert (version["name"], found["spec"]["scope"]) == ("v1beta1", "Namespaced")
-    assert setting["operations"]["items"]["enum"] == ["List", "Update", "Delete"]
+async def ready(line: Line, path: str) -> tuple[int, str, str]:
+    """Return (observedGeneration, status, reason) of a setting, once it has a status."""
+    found: dict[str, Any] = msgspec.json.decode(await line.client.get(path))
+    status = found.get("status") or {}
+    condition: dict[str, str] = next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
+    return status.get("observedGeneration", 0), condition.get("status", ""), condition.get("reason", "")
 
 
-async def test_the_definition_that_ships_is_one_that_an_api_server_takes(line: Line) -> None:
-    definition = yaml.safe_load(CRD.read_text())
-    path = api_path("apiextensions.k8s.io", "v1", "customresourcedefinitions", name=definition["metadata"]["name"])
+async def test_settings_have_a_status_that_follows_their_generation_and_rules_reach_the_grants(line: Line) -> None:
+    settings = api_path("capsule.clastix.io", "v1beta1", "proxysettings", namespace="oil-production")
+    everywhere = api_path("capsule.clastix.io", "v1beta1", "globalproxysettings")
+    chosen = {"apiGroups": [""], "resources": ["nodes"], "selector": {"matchLabels": {"share": "yes"}}}
+    subject = {"kind": "ServiceAccount", "name": USER}
+    async with line.everything(proxy_cluster_scoped=True):
+        await line.settle()
 
-    await line.client.apply(path, definition, manager="person", force=True)
+        async def rules_become(*tenants: str) -> None:
+            async def are() -> bool:
+                found = await line.grant("subject", "ServiceAccount", USER)
+                return isinstance(found, SubjectGrant) and tuple(rule.tenant for rule in found.rules) == tenants
+
+            await line.until(are, f"the rules are those of {tenants}")
+
+        async def becomes(path: str, wanted: tuple[int, str, str]) -> None:
+            async def has() -> bool:
+                return await ready(line, path) == wanted
+
+            await line.until(has, f"{path} is {wanted}")
+
+        # when a GlobalProxySettings is made, and changed
+        body = {"apiVersion": "capsule.clastix.io/v1beta1", "kind": "GlobalProxySettings", "metadata": {"name": "g"}}
+        spec = {"rules": [{"subjects": [subject], "clusterResources": [chosen]}]}
+        await line.client.create(everywhere, body | {"spec": spec})
+        await becomes(f"{everywhere}/g", (1, "True", "Succeeded"))
+        await rules_become("")
+        nothing = chosen | {"selector": {}}
+        await line.client.merge_patch(
+            f"{everywhere}/g", {"spec": {"rules": [{"subjects": [subject], "clusterResources": [nothing]}]}}
+        )
+        await becomes(f"{everywhere}/g", (2, "False", "SelectorEmpty"))
+
+        # and a ProxySetting names objects, as the tenant could itself: it counts when the Tenant says so
+        body = {"apiVersion": "capsule.clastix.io/v1beta1", "kind": "ProxySetting", "metadata": {"name": "s"}}
+        subjects = [subject | {"clusterResources": [chosen]}]
+        await line.client.create(settings, body | {"spec": {"subjects": subjects}})
+        await becomes(f"{settings}/s", (1, "False", "NotPermitted"))
+        await rules_become()
+        permitted = {"metadata": {"annotations": {"capsule-tether.io/cluster-resources": "true"}}}
+        await line.patch("Tenant", "", "oil", permitted)
+        await becomes(f"{settings}/s", (1, "True", "Succeeded"))
+        await rules_become("oil")
+        await line.client.merge_patch(f"{settings}/s", {"spec": {"subjects": [subject]}})
+        await becomes(f"{settings}/s", (2, "True", "Succeeded"))
+
+
+def definition(plural: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((CRDS / f"{plural}.yaml").read_text())
+    assert found["metadata"]["name"] == f"{plural}.capsule.clastix.io"
+    return found
+
+
+def test_the_definitions_that_ship_name_what_is_read() -> None:
+    specs = {plural: definition(plural)["spec"] for plural in ("proxysettings", "globalproxysettings")}
+    (one,), (every,) = (specs[plural]["versions"] for plural in specs)
+    assert [spec["scope"] for spec in specs.values()] == ["Namespaced", "Cluster"]
+    assert one["name"] == every["name"] == "v1beta1"
+    assert one["subresources"] == every["subresources"] == {"status": {}}
+
+    schemas = [version["schema"]["openAPIV3Schema"]["properties"] for version in (one, every)]
+    subject = schemas[0]["spec"]["properties"]["subjects"]["items"]["properties"]
+    rule = schemas[1]["spec"]["properties"]["rules"]["items"]["properties"]
+    operations = subject["proxySettings"]["items"]["properties"]["operations"]["items"]["enum"]
+    assert operations == ["List", "Update", "Delete"]
+    resources = [found["clusterResources"]["items"] for found in (subject, rule)]
+    assert resources[0] == resources[1]
+    assert resources[0]["properties"]["operations"]["items"]["enum"] == ["List", "Get"]
+    assert resources[0]["required"] == ["apiGroups", "resources", "selector"]
+    assert schemas[0]["status"] == schemas[1]["status"]
+
+
+async def test_the_definitions_that_ship_are_what_an_api_server_takes(line: Line) -> None:
+    for plural in ("proxysettings", "globalproxysettings"):
+        path = api_path("apiextensions.k8s.io", "v1", "customresourcedefinitions", name=f"{plural}.capsule.clastix.io")
+
+        await line.client.apply(path, definition(plural), manager="person", force=True)

@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventcore.grants import Grant
+from eventcore.grants import ClusterRule, Grant
 from eventcore.keys import ObjectKey, key
 from eventcore.objects import KubeObject, PartialObject, decode_object
 from eventcore.views import Change, ObjectRecord
 from workers.access import account_grant, config_grant, subject_grant, tenant_grant
 from workers.names import lockdown_name
 from workers.ownership import Account, Owner, is_enabled
-from workers.relations import Relations, setting_subjects
+from workers.proxy_settings import setting_subjects
+from workers.relations import Relations
 from workers.routing import Route, all_routes, route
+from workers.setting_status import status_key, status_of
 from workers.user_entries import annotation, listed, remembered
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -97,10 +99,13 @@ def outcome(relations: Relations) -> dict[Route, object]:
             found["rbac", key(account.namespace, account.name, target)] = why
     grants: list[Grant | None] = [tenant_grant(relations, name) for name in relations.tenants]
     subjects = {owner for name in relations.tenants for owner in relations.owners(name).all}
-    subjects |= {subject for setting in relations.proxy_settings.values() for subject in setting_subjects(setting)}
-    grants += [subject_grant(relations, owner, NOW, GRACE)[0] for owner in subjects]
+    subjects |= {subject for setting in relations.settings.all.values() for subject in setting_subjects(setting)}
+    grants += [subject_grant(relations, owner, NOW, GRACE, gate=True)[0] for owner in subjects]
     grants.append(config_grant(relations.configuration))
     found |= {("access", grant.key()): grant for grant in grants if grant is not None}
+    for place, one in relations.settings.all.items():
+        (condition,) = status_of(one, relations, config_grant(relations.configuration), gate=True).conditions
+        found["access", status_key(place)] = (condition.status, condition.reason, condition.message)
     return found
 
 
@@ -114,6 +119,16 @@ owners = st.one_of(
     st.sampled_from([{"kind": "User", "name": "dana"}, {"kind": "ServiceAccount", "name": "malformed"}]),
 )
 uids = st.sampled_from(["u1", "u2"])
+
+
+resources = st.fixed_dictionaries(
+    {
+        "apiGroups": st.just(["*"]),
+        "resources": st.sampled_from([["nodes"], ["*"]]),
+        "operations": st.sampled_from([["Get"], ["List"], []]),
+        "selector": st.sampled_from([{"matchLabels": {"a": "b"}}, {}]),
+    }
+)
 
 
 WATCHED = ("ServiceAccount", "Namespace", "Tenant", "TenantOwner", "CapsuleConfiguration", "ProxySetting", "Secret")
@@ -132,6 +147,7 @@ def changes(draw: st.DrawFn) -> Step:
                 "TenantOwner",
                 "CapsuleConfiguration",
                 "ProxySetting",
+                "GlobalProxySettings",
                 "Secret",
                 "RoleBinding",
             ]
@@ -161,8 +177,9 @@ def changes(draw: st.DrawFn) -> Step:
             may = draw(st.sampled_from([{}, {"proxySettings": [{"kind": "Nodes", "operations": ["List"]}]}]))
             named = [owner | may for owner in draw(st.lists(owners, max_size=2))]
             selecting = draw(st.sampled_from([{}, {"matchOwners": [{"matchLabels": {"team": "x"}}]}]))
+            permitting = draw(st.sampled_from([{}, {"capsule-tether.io/cluster-resources": "true"}]))
             body = {
-                "metadata": {"uid": draw(uids), "generation": generation} | deleting,
+                "metadata": {"uid": draw(uids), "generation": generation, "annotations": permitting} | deleting,
                 "spec": {"owners": named, "permissions": selecting} | classes,
                 "status": status,
             }
@@ -174,14 +191,21 @@ def changes(draw: st.DrawFn) -> Step:
             namespace, name = draw(st.sampled_from(SPACES)), "settings"
             given = [{"kind": "Nodes", "operations": draw(st.sampled_from([["List"], ["List", "Update"]]))}]
             subjects = draw(st.lists(owners, min_size=1, max_size=2))
-            body = {"spec": {"subjects": [subject | {"proxySettings": given} for subject in subjects]}}
+            chosen = {"proxySettings": given, "clusterResources": draw(st.lists(resources, max_size=1))}
+            body = {"spec": {"subjects": [subject | chosen for subject in subjects]}}
+        case "GlobalProxySettings":
+            name = "settings"
+            ruled: dict[str, Any] = {"subjects": draw(st.lists(owners, min_size=1, max_size=2))}
+            ruled["clusterResources"] = draw(st.lists(resources, min_size=1, max_size=2))
+            body = {"spec": {"rules": [ruled]}}
         case "CapsuleConfiguration":
             name = "default"
             named = [{"kind": "ServiceAccount", "name": one.username} for one in draw(st.lists(accounts, max_size=2))]
             memory = {annotation(one): f"users {one} oil" for one in draw(st.lists(accounts, max_size=2))}
+            users = [*named, *draw(st.lists(owners, max_size=1))]
             body = {
                 "metadata": {"annotations": memory},
-                "spec": {"allowServiceAccountPromotion": draw(st.booleans()), "users": named},
+                "spec": {"allowServiceAccountPromotion": draw(st.booleans()), "users": users},
             }
         case "RoleBinding":
             account = draw(accounts)
@@ -242,6 +266,8 @@ def test_a_change_reaches_every_key_that_comes_to_something_else(
         changed = {one for one in before.keys() | after.keys() if before.get(one) != after.get(one)}
         # What is not wanted any more in a namespace is found by the object that lies there.
         changed = {one for one in changed if not _is_targeted(one) or one in after or _lies_there(cluster, one)}
+        # What is gone has no status.
+        changed = {one for one in changed if one[1].parts[0] != "status" or one in after}
         assert changed <= routes, step
         assert set(after) <= all_routes(cluster.relations)
         before = after
@@ -292,7 +318,8 @@ def test_a_proxy_setting_in_a_tenants_namespace_makes_its_subject_as_an_owner_to
     dana = Owner("User", "dana")
     route_of_dana = ("access", key("subject", "User", "dana"))
 
-    assert cluster.put("ProxySetting", "oil-production", "s", setting("List")) == {route_of_dana}
+    status = ("access", key("status", "ProxySetting", "oil-production", "s"))
+    assert cluster.put("ProxySetting", "oil-production", "s", setting("List")) == {route_of_dana, status}
     given = subject_grant(cluster.relations, dana, NOW, GRACE)[0]
     assert given is not None
     assert (given.tenants, given.operations) == (("oil",), {"oil": {"Nodes": ("List",)}})
@@ -300,9 +327,50 @@ def test_a_proxy_setting_in_a_tenants_namespace_makes_its_subject_as_an_owner_to
     assert cluster.put("ProxySetting", "oil-production", "s", setting("Delete", name="erin")) == {
         route_of_dana,
         ("access", key("subject", "User", "erin")),
+        status,
     }
     assert subject_grant(cluster.relations, dana, NOW, GRACE) == (None, None)
     assert ("access", key("subject", "User", "erin")) in all_routes(cluster.relations)
+
+
+def test_a_status_that_changes_alone_reaches_only_itself() -> None:
+    cluster = guide()
+    cluster.put("ProxySetting", "oil-production", "s", setting("List"))
+    rules = {"rules": [{"subjects": [{"kind": "User", "name": "dana"}], "clusterResources": []}]}
+    cluster.put("GlobalProxySettings", "", "g", {"spec": rules})
+    ready = {"status": {"observedGeneration": 1}}
+
+    assert cluster.put("ProxySetting", "oil-production", "s", setting("List") | ready) == {
+        ("access", key("status", "ProxySetting", "oil-production", "s"))
+    }
+    assert cluster.put("GlobalProxySettings", "", "g", {"spec": rules} | ready) == {
+        ("access", key("status", "GlobalProxySettings", "", "g"))
+    }
+
+
+def test_a_tenant_that_permits_cluster_resources_reaches_whom_its_settings_name() -> None:
+    cluster = guide()
+    user = "system:serviceaccount:oil-system:gitops-reconciler"
+    tenant = {"spec": {"owners": [{"kind": "ServiceAccount", "name": user}]}}
+    chosen = {"apiGroups": ["*"], "resources": ["*"], "selector": {"matchLabels": {"a": "b"}}}
+    subjects = [{"kind": "User", "name": "dana", "clusterResources": [chosen]}]
+    cluster.put("ProxySetting", "oil-production", "s", {"spec": {"subjects": subjects}})
+    dana = Owner("User", "dana")
+
+    def rules() -> tuple[ClusterRule, ...]:
+        given = subject_grant(cluster.relations, dana, NOW, GRACE, gate=True)[0]
+        return given.rules if given else ()
+
+    # What a tenant can write by itself gives nothing.
+    assert rules() == ()
+    permitted = {"metadata": {"annotations": {"capsule-tether.io/cluster-resources": "true"}}}
+    for body, wanted in ((tenant | permitted, 1), (tenant, 0)):
+        routes = cluster.put("Tenant", "", "oil", body)
+
+        assert ("access", key("subject", "User", "dana")) in routes
+        assert ("access", key("status", "ProxySetting", "oil-production", "s")) in routes
+        assert len(rules()) == wanted
+        assert all(rule.tenant == "oil" for rule in rules())
 
 
 def test_a_proxy_setting_counts_only_while_its_namespace_is_the_tenants() -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from eventcore.kube import api_path
@@ -29,6 +30,16 @@ RBAC = "rbac.authorization.k8s.io"
 ROLES, BINDINGS = api_path(RBAC, "v1", "clusterroles"), api_path(RBAC, "v1", "clusterrolebindings")
 CONFIGURATION = api_path("capsule.clastix.io", "v1beta2", "capsuleconfigurations", name="default")
 WORKER = "system:serviceaccount:capsule-system:tether-worker"
+SETTINGS = api_path("capsule.clastix.io", "v1beta1", "globalproxysettings")
+A_RULE: Object = {
+    "subjects": [{"kind": "User", "name": "dana"}],
+    "clusterResources": [{"apiGroups": ["*"], "resources": ["*"], "selector": {"matchLabels": {"a": "b"}}}],
+}
+A_SETTING: Object = {
+    "apiVersion": "capsule.clastix.io/v1beta1",
+    "kind": "GlobalProxySettings",
+    "spec": {"rules": [A_RULE]},
+}
 DRY = {"dryRun": "All"}
 
 
@@ -40,6 +51,7 @@ async def worker(cluster: Any, admin: Any, until: Any) -> AsyncIterator[Client]:
     await applier.apply(manifests.read(manifests.shipped("deploy/optional/worker-users.yaml")))
     async with cluster.wire() as administrator:
         client = administrator.acting(WORKER)
+        await applier.apply(manifests.read(manifests.shipped("deploy/crds")))
         await applier.apply(objects)
         try:
             for collection in (ROLES, BINDINGS, *(place(kind, "default") for kind in ("secrets", "rolebindings"))):
@@ -103,6 +115,13 @@ async def test_tether_does_all_its_work_under_the_policies(
         await tenancy.must("RoleBinding", own, lockdown)
         before = await tenancy.must("ClusterRoleBinding", "", tenancy.impersonator)
         await until(listed)
+        await tenancy.admin.create(SETTINGS, A_SETTING | {"metadata": {"name": tenancy.name}})
+
+        async def has_a_status() -> bool:
+            found = msgspec.json.decode(await tenancy.admin.get(f"{SETTINGS}/{tenancy.name}"))
+            return bool(found.get("status", {}).get("observedGeneration") == 1)
+
+        await until(has_a_status)
 
         # When somebody edits what Tether made, then it is put right
         subjects = [{"kind": "User", "apiGroup": RBAC, "name": "mallory"}]
@@ -322,6 +341,7 @@ async def test_with_more_rights_by_mistake_a_worker_still_writes_nothing_else(
             (api_path("", "v1", "configmaps", namespace="default"), {}),
             (api_path("", "v1", "serviceaccounts", namespace="kube-system"), {}),
             (api_path(RBAC, "v1", "roles", namespace="kube-system"), {"rules": []}),
+            (SETTINGS, A_SETTING),
         ]
         for collection, new in tries:
 

@@ -14,11 +14,11 @@ import msgspec
 
 from eventcore.errors import ForbiddenError, KubeError, KubeUnreachableError, NotFoundError, UnauthorizedError
 from eventcore.logs import get
-from proxycore.discovery import Discovery
 from proxycore.documents import View, filter_list, filter_one, names_in
 from proxycore.kinds import VOLUMES
 from proxycore.listquery import ListQuery, encoded
 from proxycore.representations import negotiate
+from proxycore.rule_matching import ANY
 from proxycore.rules import Scope, Seen
 from proxycore.selectors import render
 from proxycore.statuses import RefusedError, Status, bad_gateway, expired, unavailable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from eventcore.kube import KubeClient
+    from proxycore.discovery import Discovery
     from proxycore.policy import Filtered
 
 log = get("proxy.filtered")
@@ -41,9 +42,9 @@ _NOT_SENT: Final = frozenset({"limit", "continue", "includeObject", "pretty"})
 class FilteredKinds:
     """Reads under the proxy's account. Its client is its own, since an open watch holds a connection."""
 
-    def __init__(self, client: KubeClient) -> None:
+    def __init__(self, client: KubeClient, discovery: Discovery) -> None:
         self._client = client
-        self._discovery = Discovery(client)
+        self._discovery = discovery
 
     async def answer(self, decision: Filtered, accept: str) -> bytes | None:
         """Return the JSON of a list or of one object; None: not the caller's, so RBAC answers. RefusedError."""
@@ -80,8 +81,22 @@ class FilteredKinds:
         return not kind.discovered or bool(await self.version_of(kind.group, kind.version, kind.resource))
 
     async def version_of(self, group: str, version: str, resource: str) -> str:
-        """Return the version in which a resource is served for the whole cluster, "" for none; RefusedError 503."""
-        return await self._discovery.version_of(group, version, resource)
+        """Return the version in which a resource can be read in the whole cluster, "" for none.
+
+        ``version``: "" or ``*`` for any, the preferred one first. RefusedError (503) when the API server does not say:
+        without knowing that a kind is cluster-scoped no rule speaks of it.
+        """
+        try:
+            versions = await self._discovery.versions(group) if version in {"", ANY} else (version,)
+            for one in versions:
+                found = await self._discovery.find(group, one, resource)
+                if found is not None and not found.namespaced and "get" in found.verbs and "/" not in resource:
+                    return one
+        except KubeError as error:
+            log.warning("the API server's discovery cannot be read", error=error)
+            why = "the API server does not say which kinds are cluster-scoped; try again"
+            raise RefusedError(unavailable(why)) from None
+        return ""
 
     async def permits(self, decision: Filtered) -> bool:
         """Tell whether a write is to an object of the caller's that exists."""

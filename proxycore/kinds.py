@@ -88,21 +88,23 @@ _BY_RESOURCE: Final = {(kind.group, kind.resource): kind for kind in KINDS}
 
 
 def kind_of(info: RequestInfo) -> ProxiedKind | None:
-    """Return the kind that a request is about, in the version that it asks for.
+    """Return the kind of the table that a request is about, in the version that it asks for.
 
-    None for a subresource, for what is in a namespace, and for Namespaces, which have a way of their own. A kind that
-    is not known here may be one of the cluster scope: clusterResources may speak of it, and discovery tells.
+    None for a subresource and for everything else; Namespaces have a way of their own.
     """
-    if not info.is_resource or info.subresource or (info.prefix == "api") != (info.group == ""):
+    if not _is_of_a_kind(info):
         return None
     if info.namespace:
-        is_lease = (info.group, info.resource, info.namespace) == (
-            NODE_LEASE.group,
-            NODE_LEASE.resource,
-            NODE_LEASE.namespace,
-        )
-        return msgspec.structs.replace(NODE_LEASE, version=info.version) if is_lease else None
-    if (info.group, info.resource) == ("", "namespaces"):
+        lease = NODE_LEASE
+        is_lease = (info.group, info.resource, info.namespace) == (lease.group, lease.resource, lease.namespace)
+        return msgspec.structs.replace(lease, version=info.version) if is_lease else None
+    known = _BY_RESOURCE.get((info.group, info.resource))
+    return known and msgspec.structs.replace(known, version=info.version)
+
+
+def ruled_kind_of(info: RequestInfo) -> ProxiedKind | None:
+    """Return the kind that a request may be about if rules speak of it: any other one outside of namespaces."""
+    if not _is_of_a_kind(info) or info.namespace or (info.group, info.resource) == ("", "namespaces"):
         return None
     return kind_named(info.group, info.resource, info.version)
 
@@ -112,3 +114,7 @@ def kind_named(group: str, resource: str, version: str) -> ProxiedKind:
     if (known := _BY_RESOURCE.get((group, resource))) is not None:
         return msgspec.structs.replace(known, version=version)
     return ProxiedKind(setting=BY_RULE, group=group, resource=resource, version=version)
+
+
+def _is_of_a_kind(info: RequestInfo) -> bool:
+    return info.is_resource and not info.subresource and (info.prefix == "api") == (info.group == "")

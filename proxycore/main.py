@@ -21,6 +21,7 @@ from proxycore.callers import CERTIFICATE, FORWARDED, CallerRules, Callers
 from proxycore.certificates import ServingCertificate
 from proxycore.client_authorities import ClientAuthorities
 from proxycore.client_certificates import ClientCertificates
+from proxycore.discovery import Discovery
 from proxycore.feed import NamespaceFeed
 from proxycore.filtered import FilteredKinds
 from proxycore.freshness import Freshener
@@ -114,7 +115,7 @@ class Service:
             ),
             access=self.access,
             feed=self.feed,
-            kinds=FilteredKinds(self._kinds),
+            kinds=FilteredKinds(self._kinds, Discovery(self._kube)),
             freshener=self._freshener,
             upstream=self._upstream,
             auditor=self._auditor,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from proxycore.identities import Grants, Identity, is_capsule_user, namespaces_of, owns_any
-from proxycore.kinds import NAMESPACE_KIND, ProxiedKind, kind_of
+from proxycore.kinds import NAMESPACE_KIND, ProxiedKind, kind_of, ruled_kind_of
 from proxycore.listquery import ListQuery, parse_query
 from proxycore.rules import OPERATION_OF, Scope, scope_of, selectors_of
 from proxycore.selectors import Requirement
@@ -109,7 +109,9 @@ def decide(
     Without ``discovered`` no rule speaks of a kind that is not known here: it is none of the cluster scope.
     """
     kind = kind_of(info)
-    if kind is not None and (not kind.discovered or (discovered and info.method == "GET")):
+    if kind is None and discovered and info.method == "GET":
+        kind = ruled_kind_of(info)
+    if kind is not None:
         return _other_kind(info, kind, identity, grants, freshness)
     if (info.method, info.verb, info.group) == ("POST", "create", _REVIEW_GROUP) and not info.subresource:
         grants_count = freshness.fresh and not info.namespace and is_capsule_user(identity, grants)

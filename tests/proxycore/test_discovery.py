@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
-from eventcore.errors import KubeUnreachableError, NotFoundError
+from eventcore.errors import KubeError, KubeUnreachableError, NotFoundError
 from proxycore.discovery import BELIEVED, PAUSE, Discovery
-from proxycore.statuses import RefusedError
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
@@ -33,7 +32,7 @@ class Server:
         self.asked: list[str] = []
         self.down = False
 
-    async def get_as(self, kind: Any, path: str) -> Any:
+    async def get(self, path: str, /) -> bytes:
         self.asked.append(path)
         await asyncio.sleep(0.01)
         if self.down:
@@ -43,10 +42,10 @@ class Server:
                 {"name": name, "versions": [{"version": one} for one in versions]}
                 for name, versions in self.groups.items()
             ]
-            return msgspec.convert({"groups": groups}, kind)
+            return msgspec.json.encode({"groups": groups})
         if path not in self.resources:
             raise NotFoundError("not there")
-        return msgspec.convert({"resources": self.resources[path]}, kind)
+        return msgspec.json.encode({"resources": self.resources[path]})
 
     def serve(self, plural: str, *, namespaced: bool = False) -> None:
         self.groups["example.com"] = ["v2", "v1"]
@@ -54,7 +53,7 @@ class Server:
 
 
 def row(name: str, *, namespaced: bool = False, verbs: tuple[str, ...] = ("get", "list")) -> dict[str, Any]:
-    return {"name": name, "namespaced": namespaced, "verbs": list(verbs)}
+    return {"name": name, "kind": name.title(), "namespaced": namespaced, "verbs": list(verbs)}
 
 
 @pytest.fixture
@@ -64,82 +63,91 @@ def server() -> Server:
 
 @pytest.fixture
 def discovery(server: Server) -> Discovery:
-    return Discovery(cast("Any", server))
+    return Discovery(server, clock=lambda: asyncio.get_running_loop().time())
 
 
-async def test_only_what_can_be_read_in_the_whole_cluster_is_found(server: Server, discovery: Discovery) -> None:
+async def served(discovery: Discovery, group: str, version: str, resource: str) -> bool:
+    return await discovery.find(group, version, resource) is not None
+
+
+async def test_what_is_served_is_found_with_its_scope(server: Server, discovery: Discovery) -> None:
     server.serve("widgets")
 
-    assert await discovery.version_of("", "v1", "nodes") == "v1"
-    assert await discovery.version_of("example.com", "", "widgets") == "v1"
-    for resource in ("pods", "bindings", "nodes/status", "absent"):
-        assert await discovery.version_of("", "*", resource) == "", resource
-    assert await discovery.version_of("example.com", "v3", "widgets") == ""
-    assert await discovery.version_of("apps", "v1", "deployments") == ""
+    widgets, nodes, pods = [await discovery.find(*one) for one in (WIDGETS, ("", "v1", "nodes"), ("", "v1", "pods"))]
+
+    assert (widgets and widgets.kind, nodes and nodes.namespaced, pods and pods.namespaced) == ("Widgets", False, True)
+    assert await discovery.versions("example.com") == ("v2", "v1")
+    assert await discovery.versions("") == ("v1",)
+    for missing in (("", "v1", "absent"), ("example.com", "v3", "widgets"), ("apps", "v1", "deployments")):
+        assert not await served(discovery, *missing), missing
+    assert await discovery.versions("absent") == ()
 
 
 async def test_a_definition_that_comes_is_seen_after_a_moment(server: Server, discovery: Discovery) -> None:
-    assert await discovery.version_of(*WIDGETS) == ""
+    assert not await served(discovery, *WIDGETS)
     server.serve("widgets")
-    assert await discovery.version_of(*WIDGETS) == ""
+    assert not await served(discovery, *WIDGETS)
 
     await asyncio.sleep(PAUSE)
 
-    assert await discovery.version_of(*WIDGETS) == "v1"
+    assert await served(discovery, *WIDGETS)
 
 
 async def test_a_kind_that_moves_into_namespaces_is_seen_as_such_in_time(server: Server, discovery: Discovery) -> None:
     server.serve("widgets")
-    assert await discovery.version_of(*WIDGETS) == "v1"
+    assert await served(discovery, *WIDGETS)
     server.serve("widgets", namespaced=True)
 
     await asyncio.sleep(BELIEVED)
 
-    assert await discovery.version_of(*WIDGETS) == ""
+    found = await discovery.find(*WIDGETS)
+    assert found is not None
+    assert found.namespaced
 
 
 async def test_many_questions_at_once_are_one_reading(server: Server, discovery: Discovery) -> None:
     server.serve("widgets")
 
-    found = await asyncio.gather(*(discovery.version_of(*WIDGETS) for _ in range(50)))
+    found = await asyncio.gather(*(served(discovery, *WIDGETS) for _ in range(50)))
 
-    assert set(found) == {"v1"}
+    assert all(found)
     assert server.asked == ["/apis", "/apis/example.com/v1"]
 
 
 async def test_names_that_are_made_up_cost_one_reading_a_second(server: Server, discovery: Discovery) -> None:
     for number in range(200):
-        assert await discovery.version_of(f"g{number}.example", "v1", "x") == ""
-        assert await discovery.version_of("", "v1", f"x{number}") == ""
+        assert not await served(discovery, f"g{number}.example", "v1", "x")
+        assert not await served(discovery, "", "v1", f"x{number}")
 
     seconds = asyncio.get_running_loop().time()
     assert len(server.asked) <= 2 * (seconds / PAUSE + 1)
 
 
-async def test_what_cannot_be_read_is_refused_and_not_asked_at_once_again(server: Server, discovery: Discovery) -> None:
+async def test_what_cannot_be_read_is_an_error_and_not_asked_at_once_again(
+    server: Server, discovery: Discovery
+) -> None:
     server.down = True
 
     for _ in range(20):
-        with pytest.raises(RefusedError) as caught:
-            await discovery.version_of(*WIDGETS)
-        assert caught.value.status.code == 503
+        with pytest.raises(KubeError):
+            await discovery.find(*WIDGETS)
     assert server.asked == ["/apis"]
 
     server.down = False
     server.serve("widgets")
     await asyncio.sleep(PAUSE)
-    assert await discovery.version_of(*WIDGETS) == "v1"
+    assert await served(discovery, *WIDGETS)
 
 
 async def test_what_was_read_long_ago_does_not_count_while_the_server_is_away(
     server: Server, discovery: Discovery
 ) -> None:
     server.serve("widgets")
-    assert await discovery.version_of(*WIDGETS) == "v1"
+    assert await served(discovery, *WIDGETS)
     server.down = True
-    assert await discovery.version_of(*WIDGETS) == "v1"
+    assert await served(discovery, *WIDGETS)
 
     await asyncio.sleep(BELIEVED)
 
-    with pytest.raises(RefusedError):
-        await discovery.version_of(*WIDGETS)
+    with pytest.raises(KubeError):
+        await discovery.find(*WIDGETS)

@@ -26,7 +26,7 @@ from eventcore.grants import (
 from eventcore.keys import Key
 from proxycore.documents import View, filter_list, filter_one
 from proxycore.identities import Identity
-from proxycore.kinds import NAMESPACE_KIND, kind_of
+from proxycore.kinds import NAMESPACE_KIND, ruled_kind_of
 from proxycore.policy import Filtered, Forward, Freshness, ListUpstream, ReadOne, Refuse, decide
 from proxycore.requestinfo import parse
 from proxycore.rules import Scope, Seen, scope_of
@@ -266,7 +266,7 @@ def test_a_grant_that_is_lost_never_widens_a_scope(memory: Memory, who: Identity
         for labels in ({}, {"for": "oil"}, {"tier": "gas", "capsule.clastix.io/tenant": "oil"})
         for claim in ("", "oil-1")
     ]
-    kind = kind_of(parse("GET", PATHS[setting])) or NAMESPACE_KIND
+    kind = ruled_kind_of(parse("GET", PATHS[setting])) or NAMESPACE_KIND
     whole = scope_of(who, memory, kind, "list") or Scope()
 
     for target in list(memory.grants):

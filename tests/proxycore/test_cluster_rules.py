@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
 
+from eventcore.errors import KubeUnreachableError
 from eventcore.grants import Choice, ClusterRule, SelectorTerm, SubjectGrant, TenantGrant
+from proxycore.discovery import Discovery
+from proxycore.filtered import FilteredKinds
+from proxycore.kinds import BY_RULE, ProxiedKind
+from proxycore.policy import Filtered
+from proxycore.rules import Scope
+from proxycore.statuses import RefusedError
 from tests.proxycore.conftest import TABLE, Tenant, Watching, World
 
 if TYPE_CHECKING:
@@ -383,3 +390,20 @@ async def test_what_is_listed_tells_nothing_of_the_rest(ruled: World) -> None:
         reply = await alice.get(ROLES + query)
         assert reply.names == ["b"]
         assert set(msgspec.to_builtins(reply.body["metadata"])) <= {"resourceVersion"}
+
+
+async def test_without_the_discovery_a_rule_shows_nothing_and_says_so() -> None:
+    class Away:
+        async def get(self, path: str, /) -> bytes:
+            raise KubeUnreachableError(path)
+
+    kinds = FilteredKinds(cast("Any", None), Discovery(Away()))
+    roles = ProxiedKind(setting=BY_RULE, group=RBAC_GROUP, resource="clusterroles")
+    known = ProxiedKind(setting="Nodes", group="", resource="nodes")
+
+    with pytest.raises(RefusedError) as caught:
+        await kinds.is_served(Filtered(kind=roles, verb="list", scope=Scope()))
+
+    assert caught.value.status.code == 503
+    # What is known to be cluster-scoped needs no discovery.
+    assert await kinds.is_served(Filtered(kind=known, verb="list", scope=Scope()))

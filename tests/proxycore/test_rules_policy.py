@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventcore.grants import (
@@ -29,6 +29,7 @@ from proxycore.identities import Identity
 from proxycore.kinds import NAMESPACE_KIND, ruled_kind_of
 from proxycore.policy import Filtered, Forward, Freshness, ListUpstream, ReadOne, Refuse, decide
 from proxycore.requestinfo import parse
+from proxycore.rule_matching import names_group
 from proxycore.rules import Scope, Seen, scope_of
 from proxycore.statuses import RefusedError
 
@@ -245,6 +246,88 @@ def test_list_and_watch_agree_and_what_is_listed_can_be_read(
         assert shows(read, one) == shows(listed, one)
 
 
+ruled = st.tuples(
+    st.lists(
+        st.builds(
+            lambda group, resource, selector, lists, tenant: ClusterRule(
+                groups=(group,), resources=(resource,), selector=tuple(selector), lists=lists, tenant=tenant
+            ),
+            st.sampled_from(["", "*", "/v1", "rbac.authorization.k8s.io", "*.k8s.io", "rbac.*/v1", "*/v2"]),
+            st.sampled_from(["*", "clusterroles", "namespaces", "storageclasses"]),
+            st.lists(terms, max_size=2),
+            st.booleans(),
+            st.sampled_from(["", "oil", "gas"]),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sets(st.sampled_from(["oil", "gas"])),
+    st.sampled_from(["User", "Group"]),
+)
+
+
+@settings(max_examples=400)
+@given(
+    ruled,
+    st.sampled_from(["", "Namespaces", "StorageClasses"]),
+    st.sampled_from(["GET", "LIST", "PUT"]),
+    objects,
+    st.booleans(),
+)
+def test_rules_show_exactly_what_they_name(
+    drawn: tuple[list[ClusterRule], set[str], str],
+    setting: str,
+    method: str,
+    one: dict[str, Any],
+    inside: bool,
+) -> None:
+    """The same model where rules are many: each part of a rule decides often here."""
+    given_rules, alive, kind = drawn
+    memory = Memory(
+        ConfigGrant(users=(CapsuleUserRef(kind="User", name="dana"),)),
+        SubjectGrant(subject_kind=kind, name="dana" if kind == "User" else "devs", rules=tuple(given_rules)),
+        *(TenantGrant(name=name, uid=name) for name in alive),
+    )
+    who = Identity(user="dana", groups=("devs",))
+    target = PATHS[setting] if method == "LIST" else f"{PATHS[setting]}/{one['name']}"
+
+    decision = decide(parse("PUT" if method == "PUT" else "GET", target), who, memory, FRESH)
+
+    operation = {"GET": "Get", "LIST": "List", "PUT": "Update"}[method]
+    assert shows(decision, one) == model(memory, who, setting, operation, one)
+    if inside and isinstance(decision, Filtered):
+        # What lives in a namespace is never shown, whatever discovery said of its kind.
+        assert not decision.scope.allows(msgspec.structs.replace(as_seen(one), namespace="default"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "named"),
+    [
+        ("*", "core/v1 apps/v1 rbac.k8s.io/v1 rbac.k8s.io/v2"),
+        ("", "core/v1"),
+        ("apps", "apps/v1"),
+        ("*.k8s.io", "rbac.k8s.io/v1 rbac.k8s.io/v2"),
+        ("r*.k8s*", "rbac.k8s.io/v1 rbac.k8s.io/v2"),
+        ("rbac.k8s.io/v2", "rbac.k8s.io/v2"),
+        ("*/v1", "core/v1 apps/v1 rbac.k8s.io/v1"),
+        ("rbac.*/*", "rbac.k8s.io/v1 rbac.k8s.io/v2"),
+        ("/v1", "core/v1"),
+        ("core", ""),
+        ("v1", ""),
+        ("rbac", ""),
+        (".*", ""),
+        ("rbac.k8s.io/", ""),
+        ("rbac.k8s.io/v1/x", ""),
+    ],
+)
+def test_a_pattern_names_these_groups(pattern: str, named: str) -> None:
+    kinds = [("", "v1"), ("apps", "v1"), ("rbac.k8s.io", "v1"), ("rbac.k8s.io", "v2")]
+
+    found = [f"{group or 'core'}/{version}" for group, version in kinds if names_group(pattern, group, version)]
+
+    assert found == named.split()
+
+
 def shows(decision: object, one: dict[str, Any]) -> bool:
     """Say whether a decision shows an object to the caller."""
     match decision:
@@ -369,6 +452,21 @@ RICH = Memory(
 )
 def test_whatever_is_not_meant_goes_as_the_caller(method: str, target: str) -> None:
     assert decide(parse(method, target), DANA, RICH, FRESH) == Forward()
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("setting", list(PATHS))
+def test_a_rule_lets_nobody_write(method: str, setting: str) -> None:
+    term = SelectorTerm(key="for", operator="DoesNotExist")
+    everything = ClusterRule(groups=("*",), resources=("*",), selector=(term,))
+    memory = Memory(
+        ConfigGrant(users=(CapsuleUserRef(kind="User", name="dana"),)),
+        SubjectGrant(subject_kind="User", name="dana", rules=(everything,)),
+    )
+
+    assert isinstance(decide(parse("GET", f"{PATHS[setting]}/a"), DANA, memory, FRESH), Filtered)
+    assert decide(parse(method, f"{PATHS[setting]}/a"), DANA, memory, FRESH) == Forward()
+    assert decide(parse(method, PATHS[setting]), DANA, memory, FRESH) == Forward()
 
 
 def test_the_old_watch_path_of_one_object_is_narrowed_to_it() -> None:

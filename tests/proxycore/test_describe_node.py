@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from eventcore.grants import Choice, SelectorTerm, SubjectGrant, TenantGrant
+from tests.kubeapi import run_kubectl
+from tests.proxycore.conftest import kubeconfig
 from tether.manifests import Applier, read
 
 if TYPE_CHECKING:
@@ -72,3 +74,21 @@ async def test_without_the_optional_right_rbac_answers_as_before(world: World, o
     await world.allow("own-right", user, [rule])
 
     assert (await owner.get(f"{LEASES}/n1")).status == 200
+
+
+async def test_kubectl_describes_a_node_of_the_callers_and_no_other(
+    world: World, owner: Tenant, tmp_path: Path
+) -> None:
+    await permit(world)
+    authority = tmp_path / "ca.crt"
+    authority.write_text(world.api.pki.ca_pem)
+    file = tmp_path / "tenant.kubeconfig"
+    file.write_text(kubeconfig(world.url, str(authority), owner.token))
+
+    mine = await run_kubectl(file, tmp_path, "describe", "node", "n1")
+    other = await run_kubectl(file, tmp_path, "describe", "node", "n2", expect=1)
+
+    assert "Failed to get lease" not in mine.out
+    assert "HolderIdentity:  n1" in mine.out
+    assert "n2" not in mine.out
+    assert "Forbidden" in other.err

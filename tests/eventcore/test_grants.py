@@ -8,8 +8,10 @@ from eventcore.grants import (
     AccountGrant,
     BoundSecret,
     CapsuleUserRef,
+    ClusterRule,
     ConfigGrant,
     Grant,
+    SelectorTerm,
     SubjectGrant,
     TenantGrant,
     decode_grant,
@@ -20,6 +22,19 @@ GRANTS: list[Grant] = [
     TenantGrant(name="oil", uid="u", namespaces=("oil-a", "oil-b")),
     SubjectGrant(
         subject_kind="ServiceAccount", name="system:serviceaccount:oil-system:gitops.reconciler", tenants=("oil",)
+    ),
+    SubjectGrant(
+        subject_kind="Group",
+        name="devs",
+        rules=(
+            ClusterRule(
+                groups=("*",),
+                resources=("clusterroles",),
+                selector=(SelectorTerm(key="share", operator="In", values=("yes",)),),
+                lists=False,
+                tenant="oil",
+            ),
+        ),
     ),
     AccountGrant(
         namespace="oil-system", name="r", uid="u", secrets=(BoundSecret(name="r-token-1", uid="s", generation=1),)

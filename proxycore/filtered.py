@@ -13,6 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from eventcore.errors import ForbiddenError, KubeError, KubeUnreachableError, NotFoundError, UnauthorizedError
+from eventcore.kube import METADATA_LIST
 from eventcore.logs import get
 from proxycore.documents import View, filter_list, filter_one, names_in
 from proxycore.kinds import VOLUMES
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from eventcore.kube import KubeClient
     from proxycore.discovery import Discovery
+    from proxycore.kinds import ProxiedKind
     from proxycore.policy import Filtered
 
 log = get("proxy.filtered")
@@ -76,9 +78,26 @@ class FilteredKinds:
             raise RefusedError(bad_gateway("the API server's answer cannot be read")) from None
 
     async def is_served(self, decision: Filtered) -> bool:
-        """Tell whether a kind that is discovered is one of the cluster scope; RefusedError 503 when nobody can say."""
+        """Tell whether a kind that is discovered is one of the cluster scope; RefusedError 503 when nobody can say.
+
+        A watch of an optional one is none that the proxy can answer unless it may read the kind.
+        """
         kind = decision.kind
-        return not kind.discovered or bool(await self.version_of(kind.group, kind.version, kind.resource))
+        if not kind.discovered:
+            return True
+        if not await self.version_of(kind.group, kind.version, kind.resource):
+            return False
+        return not (kind.optional and decision.verb == "watch") or await self.may_read(kind)
+
+    async def may_read(self, kind: ProxiedKind) -> bool:
+        """Tell whether the proxy's account may read a kind; RefusedError when nobody can say."""
+        try:
+            await self._get(kind.path, encoded([("limit", "1")]), METADATA_LIST)
+        except ForbiddenError:
+            return False
+        except KubeError as error:
+            raise RefusedError(status_of(error)) from None
+        return True
 
     async def version_of(self, group: str, version: str, resource: str) -> str:
         """Return the version in which a resource can be read in the whole cluster, "" for none.

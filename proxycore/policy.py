@@ -15,7 +15,7 @@ import msgspec
 from proxycore.identities import Grants, Identity, is_capsule_user, namespaces_of, owns_any
 from proxycore.kinds import NAMESPACE_KIND, ProxiedKind, kind_of, ruled_kind_of
 from proxycore.listquery import ListQuery, parse_query
-from proxycore.rules import OPERATION_OF, Scope, scope_of, selectors_of
+from proxycore.rules import OPERATION_OF, Scope, is_named, scope_of, selectors_of
 from proxycore.selectors import Requirement
 from proxycore.statuses import RefusedError, Status, bad_request, unavailable
 
@@ -170,6 +170,9 @@ def _other_kind(
         return Forward()
     if not freshness.fresh:
         return Refuse(stale(freshness))
+    if kind.discovered and not is_named(identity, grants, kind):
+        # Nobody gives the proxy the right to read everything; what it may not read is as if no rule spoke of it.
+        kind = msgspec.structs.replace(kind, optional=True)
     return _filtered(info, kind, scope, reads=reads)
 
 

@@ -33,6 +33,9 @@ class Cluster(Protocol):
     async def version_of(self, group: str, version: str, resource: str, /) -> str:
         """Return the version in which a resource is served for the whole cluster, "" for none."""
 
+    async def may_read(self, kind: ProxiedKind, /) -> bool:
+        """Tell whether the proxy's account may read a kind."""
+
 
 class Attributes(msgspec.Struct, frozen=True):
     """spec.resourceAttributes of a SelfSubjectAccessReview."""
@@ -101,7 +104,7 @@ async def _granted(asked: Attributes, identity: Identity, grants: Grants, cluste
     if kind is None or asked.verb not in kind.verbs:
         return False
     scope = scope_of(identity, grants, kind, asked.verb)
-    if scope is None:
+    if scope is None or (kind.discovered and not await cluster.may_read(kind)):
         return False
     # Without a name the question is about every object, and that is never granted.
     one = Filtered(kind=kind, verb="get", scope=scope, name=asked.name)

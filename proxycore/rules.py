@@ -116,6 +116,11 @@ def selectors_of(
     )
 
 
+def is_named(identity: Identity, grants: Grants, kind: ProxiedKind) -> bool:
+    """Tell whether a rule names a kind's resource itself, and not only by ``*``."""
+    return any(kind.resource in rule.resources and speaks_of(rule, kind) for rule in _rules(identity, grants))
+
+
 def rules_of(identity: Identity, grants: Grants) -> list[ClusterRule]:
     """Return every rule that counts for somebody now."""
     return list(_rules(identity, grants))

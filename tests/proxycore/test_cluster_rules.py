@@ -291,6 +291,26 @@ async def test_a_kind_that_the_proxy_may_not_read_is_told_and_shows_nothing(worl
             assert "r1" not in reply.body["message"]
 
 
+async def test_what_a_wildcard_names_and_the_proxy_may_not_read_stays_with_rbac(world: World) -> None:
+    await put(world, ROLES, "r1", {"share": "yes"})
+    async with world.proxy(proxy_cluster_scoped=True) as service:
+        world.service = service
+        alice = await subject(world, rule("*", "*", has("share")))
+
+        assert (await alice.get(ROLES)).status == 403
+        assert (await alice.get(f"{ROLES}/r1")).status == 403
+        assert not await can_i(alice, "list", RBAC_GROUP, "clusterroles")
+        assert not await can_i(alice, "get", RBAC_GROUP, "clusterroles", "r1")
+        user = "system:serviceaccount:alice-home:alice"
+        await world.allow(
+            "own-right", user, [{"apiGroups": [RBAC_GROUP], "resources": ["clusterroles"], "verbs": READ}]
+        )
+        assert (await alice.get(f"{ROLES}/r1")).status == 200
+        assert "r1" in await names(alice, ROLES)
+        async with watching(alice, f"{ROLES}?watch=true&fieldSelector=metadata.name%3Dr1") as events:
+            assert await events.named() == ("ADDED", "r1")
+
+
 async def test_without_the_gate_rules_give_nothing(world: World) -> None:
     await world.allow("tether-proxy-cluster-scoped", PROXY, RIGHTS)
     await put(world, ROLES, "r1", {"share": "yes"})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -19,15 +20,20 @@ ROLES = api_path("rbac.authorization.k8s.io", "v1", "clusterroles")
 EVERYWHERE = api_path(GROUP, VERSION, "globalproxysettings")
 
 
-@pytest.fixture
-async def switched_on(cluster: Any, admin: Any) -> AsyncIterator[None]:
-    """Bring the definitions and the right that ship, and run workers and proxies with the gate, while a test lasts."""
-    applier = manifests.Applier(admin, "person")
-    await applier.apply(manifests.read(manifests.shipped("deploy/crds")))
-    await applier.apply(manifests.read(manifests.shipped("deploy/optional/proxy-cluster-scoped.yaml")))
-    await cluster.restart("worker", "proxy", TETHER_PROXY_CLUSTER_SCOPED="true")
+@pytest.fixture(scope="module")
+def switched_on(cluster: Any) -> Iterator[None]:
+    """Bring the definitions and the right that ship, and run workers and proxies with the gate, for these tests."""
+    asyncio.run(_switch_on(cluster))
     yield
-    await cluster.restart("worker", "proxy")
+    asyncio.run(cluster.restart("worker", "proxy"))
+
+
+async def _switch_on(cluster: Any) -> None:
+    async with cluster.client() as admin:
+        applier = manifests.Applier(admin, "person")
+        await applier.apply(manifests.read(manifests.shipped("deploy/crds")))
+        await applier.apply(manifests.read(manifests.shipped("deploy/optional/proxy-cluster-scoped.yaml")))
+    await cluster.restart("worker", "proxy", TETHER_PROXY_CLUSTER_SCOPED="true")
 
 
 def by_label(tenancy: Tenancy, **subject: str) -> dict[str, Any]:
@@ -106,12 +112,21 @@ async def test_a_tenant_cannot_show_itself_what_is_not_its_own(
 
     # When a tenant writes a ProxySetting that names everything, as it may in its own namespace
     async with tenancy.flux() as client:
-        assert (await client.post(settings, body | {"spec": {"subjects": [subject]}})).status == 201
+
+        async def written() -> bool:  # as soon as Capsule has given the tenant its rights in the namespace
+            return bool((await client.post(settings, body | {"spec": {"subjects": [subject]}})).status == 201)
+
+        await until(written)
         await until(lambda: _is(admin, f"{settings}/mine", (1, "False", "NotPermitted")))
 
         # Then it sees what it saw before, and may write no GlobalProxySettings
         assert (await client.get(ROLES)).status == 403
-        assert await client.names("/api/v1/namespaces") == [namespace]
+
+        async def listed() -> list[str]:
+            return await client.names("/api/v1/namespaces")  # type: ignore[no-any-return]  # a list of names
+
+        await until(listed)  # the tenant's own grant goes another way than the status
+        assert await listed() == [namespace]
         assert await client.names(api_path(GROUP, "v1beta2", "tenants")) == [tenancy.name]
         made = await client.post(EVERYWHERE, by_label(tenancy, kind="ServiceAccount", name=tenancy.user))
         assert made.status == 403

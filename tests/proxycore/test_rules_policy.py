@@ -469,6 +469,27 @@ def test_a_rule_lets_nobody_write(method: str, setting: str) -> None:
     assert decide(parse(method, PATHS[setting]), DANA, memory, FRESH) == Forward()
 
 
+@pytest.mark.parametrize(("only", "seen"), [("", "abc"), ("oil", "a"), ("gas", "b"), ("coal", "")])
+def test_a_url_of_one_tenant_has_the_rules_of_that_tenant_alone(only: str, seen: str) -> None:
+    rules = tuple(
+        ClusterRule(
+            groups=("*",), resources=("*",), selector=(SelectorTerm(key=name, operator="Exists"),), tenant=tenant
+        )
+        for name, tenant in (("a", "oil"), ("b", "gas"), ("c", ""))
+    )
+    memory = Memory(
+        ConfigGrant(users=(CapsuleUserRef(kind="User", name="dana"),)),
+        SubjectGrant(subject_kind="User", name="dana", tenants=("gas", "oil"), rules=rules),
+        *(TenantGrant(name=name, uid=name) for name in ("gas", "oil")),
+    )
+    who = msgspec.structs.replace(DANA, only=only)
+
+    decision = decide(parse("GET", PATHS[""]), who, memory, FRESH)
+
+    shown = [one for one in "abc" if shows(decision, {"name": "x", "labels": {one: ""}, "claim": ""})]
+    assert "".join(shown) == seen
+
+
 def test_the_old_watch_path_of_one_object_is_narrowed_to_it() -> None:
     found = decide(parse("GET", "/api/v1/watch/nodes/n"), DANA, RICH, FRESH)
 

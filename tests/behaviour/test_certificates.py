@@ -26,6 +26,7 @@ GROUP = "people.example"
 ACCOUNT = "gitops-reconciler"
 ENABLED = "capsule.addon.fluxcd/enabled"
 CAPSULE = "capsule.clastix.io"
+LABEL = "capsule.clastix.io/tenant"
 NAMESPACES = "/api/v1/namespaces"
 OK = 200
 CREATED = 201
@@ -118,9 +119,12 @@ async def own(tenancy: Tenancy, *owners: dict[str, str]) -> None:
     await tenancy.apply(tenant)
 
 
-async def made(client: Client, until: Any, name: str) -> None:
-    """Make a namespace and wait until it is listed; Capsule's right to make it may follow the Tenant a little later."""
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+async def made(client: Client, until: Any, tenant: str, name: str) -> None:
+    """Make a namespace of a tenant and wait until it is listed.
+
+    Capsule's right to make it may follow the Tenant a little later.
+    """
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {LABEL: tenant}}}
 
     async def create() -> bool:
         return (await client.post(NAMESPACES, body)).status in {CREATED, CONFLICT}
@@ -137,7 +141,7 @@ async def test_a_person_with_a_certificate_sees_its_tenant_and_nothing_else(
 ) -> None:
     # given a namespace that it made through the proxy
     async with alice.wire() as client:
-        await made(client, until, f"{tenancy.name}-web")
+        await made(client, until, tenancy.name, f"{tenancy.name}-web")
         # then RBAC answers in its name, and it may not act as others
         refused = await client.get(path("", "secrets", namespace="kube-system"))
         masters = await client.acting("root", "system:masters").get(NAMESPACES)
@@ -167,8 +171,8 @@ async def test_a_person_with_two_tenants_sees_one_by_its_url(
     alice.shows(authority, GROUP, team)
     mine, ours = f"{tenancy.name}-web", f"{other.name}-web"
     async with alice.wire() as client:
-        await made(client, until, mine)
-        await made(client, until, ours)
+        await made(client, until, tenancy.name, mine)
+        await made(client, until, other.name, ours)
         assert sorted(await client.names(NAMESPACES)) == sorted([mine, ours])
 
     # when it goes by the URL of a tenant; then it sees that one

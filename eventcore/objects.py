@@ -145,7 +145,7 @@ class TenantPermissions(Struct, frozen=True):
     """Tenant spec.permissions."""
 
     match_owners: list[LabelSelector] = []
-    allow_owner_promotion: bool = True
+    allow_owner_promotion: bool | None = None  # Capsule 0.13 and later; its default holds within permissions alone
 
 
 class AllowedClasses(Struct, frozen=True):

@@ -169,12 +169,14 @@ def is_promoted(service_account: ServiceAccount) -> bool:
 
 
 def promotion_allowed(tenant: Tenant, configuration: CapsuleConfiguration | None) -> bool:
-    """Tell whether promoted accounts of the tenant's namespaces own it: both switches must be on."""
-    return (
-        configuration is not None
-        and configuration.spec.allow_service_account_promotion
-        and tenant.spec.permissions.allow_owner_promotion
-    )
+    """Tell whether promoted accounts of the tenant's namespaces own it: both switches must be on.
+
+    A Tenant that says nothing allows it in a Capsule that does not tell owners in the status; a newer one tells there.
+    """
+    if configuration is None or not configuration.spec.allow_service_account_promotion:
+        return False
+    allowed = tenant.spec.permissions.allow_owner_promotion
+    return tenant.status.owners is None if allowed is None else allowed
 
 
 def status_is_current(tenant: Tenant) -> bool:

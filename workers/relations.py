@@ -17,6 +17,7 @@ from eventcore.objects import (
     ANNOTATION_ACCOUNT,
     LABEL_COMPONENT,
     CapsuleConfiguration,
+    CapsuleConfigurationSpec,
     GlobalProxySettings,
     Meta,
     Namespace,
@@ -350,10 +351,22 @@ class Relations:
             certain |= {Owner("ServiceAccount", account.username) for account in promoted}
         # The status lags behind: what the spec has just lost is gone, whatever the status still says.
         reported = owner_set(tenant.status.owners or ()) - self._removed.get(tenant.metadata.name, frozenset())
+        reported = frozenset(o for o in reported if o in certain or not self._lost_promotion(o, tenant))
         if status_is_current(tenant):
             return OwnerState(certain | reported)
         stale = reported - certain
         return OwnerState(certain, stale, since if stale else None)
+
+    def _lost_promotion(self, owner: Owner, tenant: Tenant) -> bool:
+        """Tell whether an owner can only have come by a promotion that is over; Capsule may say so much later."""
+        account = Account.of_username(owner.name)
+        if account is None or self.tenant_of(account.namespace) != tenant.metadata.name:
+            return False
+        spec = self.configuration.spec if self.configuration else CapsuleConfigurationSpec()
+        if any((one.kind, one.name) == (owner.kind, owner.name) for one in spec.administrators):
+            return False
+        allowed = spec.allow_service_account_promotion and tenant.spec.permissions.allow_owner_promotion is not False
+        return not allowed or account not in self._promoted.get(account.namespace, ())
 
     def _own(self, key: ObjectKey, old: Meta | None, new: Meta | None) -> None:
         before, after = own_account(old), own_account(new)

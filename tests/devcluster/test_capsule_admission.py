@@ -493,11 +493,14 @@ def test_only_an_owner_promotes_an_account_and_it_owns_where_that_is_allowed(clu
     labels = {"owner.projectcapsule.dev/promote": "true"}
     account: Object = {"metadata": {"name": "app", "namespace": "oil-1", "labels": labels}}
     app = UserInfo(username="system:serviceaccount:oil-1:app", groups=("system:serviceaccounts:oil-1",))
-    assert "may promote" in denied(cluster.create, SERVICE_ACCOUNTS, account, ADMIN)
-    cluster.create(SERVICE_ACCOUNTS, account, GITOPS)
-    assert "any Tenant" in denied(cluster.namespace, "more", app)
+    assert "promotion is disabled." in denied(cluster.create, SERVICE_ACCOUNTS, account, GITOPS)
 
     cluster.configure(allowServiceAccountPromotion=True)
+    assert "disabled for this tenant" in denied(cluster.create, SERVICE_ACCOUNTS, account, GITOPS)
+
+    cluster.tenant("oil", "ServiceAccount/" + GITOPS.username, permissions={"allowOwnerPromotion": True})
+    assert "not allowed to promote" in denied(cluster.create, SERVICE_ACCOUNTS, account, ADMIN)
+    cluster.create(SERVICE_ACCOUNTS, account, GITOPS)
 
     assert labels_of(cluster.namespace("more", app))[TENANT] == "oil"
 

@@ -405,6 +405,9 @@ def test_a_promoted_account_owns_while_the_configuration_and_the_tenant_allow_it
     assert app not in cluster.status()["owners"]
 
     cluster.put("capsuleconfigurations", "default", {"allowServiceAccountPromotion": True})
+    assert app not in cluster.status()["owners"]
+
+    cluster.tenant(permissions={"allowOwnerPromotion": True})
     assert app in cluster.status()["owners"]
     assert cluster.may("create", "namespaces", user=UserInfo(username=app["name"]))
 

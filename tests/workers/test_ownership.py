@@ -167,10 +167,22 @@ def test_promotion_needs_the_label_and_both_switches() -> None:
     off = msgspec.convert({"metadata": {"name": "default"}}, CapsuleConfiguration)
 
     assert is_promoted(msgspec.convert(account, ServiceAccount))
-    assert promotion_allowed(tenant(), on)
-    assert not promotion_allowed(tenant(), off)
-    assert not promotion_allowed(tenant(), None)
+    both = tenant(spec={"permissions": {"allowOwnerPromotion": True}}, status={"owners": []})
+    assert promotion_allowed(both, on)
+    assert not promotion_allowed(both, off)
+    assert not promotion_allowed(both, None)
     assert not promotion_allowed(tenant(spec={"permissions": {"allowOwnerPromotion": False}}), on)
+
+
+def test_a_tenant_that_says_nothing_of_promotion_allows_it_only_in_a_capsule_that_tells_no_owners_in_the_status() -> (
+    None
+):
+    on = msgspec.convert(
+        {"metadata": {"name": "default"}, "spec": {"allowServiceAccountPromotion": True}}, CapsuleConfiguration
+    )
+
+    assert promotion_allowed(tenant(), on)
+    assert not promotion_allowed(tenant(status={"owners": []}), on)
 
 
 def test_a_status_of_an_older_spec_is_not_current() -> None:

@@ -224,12 +224,17 @@ class _Webhooks:
     def _refuse_promotion(self, request: AdmissionRequest, tenant: Object) -> None:
         if request.obj is None or request.resource.plural != "serviceaccounts" or request.resource.group:
             return
-        before = labels_of(request.old).get(PROMOTE_LABEL) if request.old else None
-        after = labels_of(request.obj).get(PROMOTE_LABEL)
-        if after != before and not self._facts.owns(request.user, tenant):
-            raise _denied(
-                _ACCOUNTS_WEBHOOK, f"only owners of the Tenant {name_of(tenant)} may promote a ServiceAccount"
-            )
+        if PROMOTE_LABEL not in labels_of(request.obj):
+            return
+        why = ""
+        if not self._facts.promotes():
+            why = "service account owner promotion is disabled. Contact your system administrators"
+        elif not self._facts.promotes(tenant):
+            why = "service account owner promotion is disabled for this tenant. Contact your system administrators"
+        elif not self._facts.owns(request.user, tenant):
+            why = f"{request.user.username} not allowed to promote serviceaccount to tenant owner"
+        if why:
+            raise _denied(_ACCOUNTS_WEBHOOK, why)
 
 
 def _assign(namespace: Object, tenant: Object) -> None:

@@ -130,11 +130,15 @@ class CapsuleFacts:
             add(administrator, configured.get("administrationClusterRoles") or (DELETER,))
         return sorted(Owner(kind=kind, name=name, cluster_roles=tuple(names)) for (kind, name), names in roles.items())
 
+    def promotes(self, tenant: Object | None = None) -> bool:
+        """Tell whether the configuration, or a Tenant, lets accounts be promoted; a Tenant has to say so itself."""
+        if tenant is None:
+            return bool(self.configuration().get("allowServiceAccountPromotion"))
+        return dig(tenant, "spec", "permissions", "allowOwnerPromotion") is True
+
     def promoted(self, tenant: Object) -> list[Subject]:
         """Return the accounts in the Tenant's namespaces that are promoted to owners, where that is allowed."""
-        if not self.configuration().get("allowServiceAccountPromotion"):
-            return []
-        if dig(tenant, "spec", "permissions", "allowOwnerPromotion") is False:
+        if not self.promotes() or not self.promotes(tenant):
             return []
         found: list[Subject] = []
         for account in self._store.list(SERVICE_ACCOUNTS):

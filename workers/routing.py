@@ -262,13 +262,15 @@ def _whole_tenant(name: str, relations: Relations) -> set[Route]:
 def _owners_change(change: Change[ObjectRecord], relations: Relations, tenants: Iterable[str]) -> set[Route]:
     """Apply a change that may alter who owns these tenants; return what concerns the owners that came or went.
 
+    An owner that is one by an outdated status alone, or was, counts as both: that it ends by itself has to be known.
     What an owner that went has left in namespaces is found by our own objects there.
     """
-    before = {name: relations.owners(name).all for name in tenants}
+    before = {name: relations.owners(name) for name in tenants}
     relations.apply(change)
     routes: set[Route] = set()
     for name, owners in before.items():
-        for owner in owners ^ relations.owners(name).all:
+        after = relations.owners(name)
+        for owner in (owners.certain ^ after.certain) | (owners.stale ^ after.stale):
             routes |= _subjects([owner])
             for account in relations.accounts_of(owner):
                 routes |= account_routes(account, relations)

@@ -351,9 +351,11 @@ async def make_line(tmp_path: Path, worker_pki: ClusterPki) -> AsyncIterator[Mak
     """Return a function that starts a server of each kind, and stops them when the test ends."""
     async with AsyncExitStack() as stack:
 
-        async def make(*, capsule_webhooks: bool = True, **changes: Any) -> Line:
+        async def make(*, capsule_webhooks: bool = True, capsule_controllers: bool = True, **changes: Any) -> Line:
             nats = await stack.enter_async_context(NatsServer(tmp_path / "nats"))
-            options = ApiOptions(bookmark_every=0.2, capsule_webhooks=capsule_webhooks)
+            options = ApiOptions(
+                bookmark_every=0.2, capsule_webhooks=capsule_webhooks, capsule_controllers=capsule_controllers
+            )
             api = EmbeddedApi(options, pki=worker_pki)
             await api.start()
             stack.push_async_callback(api.stop)

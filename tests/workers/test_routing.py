@@ -487,6 +487,34 @@ def test_a_promoted_account_owns_the_tenant_of_its_namespace_while_it_is_the_ten
     assert ("access", key("subject", *msgspec.structs.astuple(promoted))) in routes
 
 
+@pytest.mark.parametrize("ends", ["label", "configuration", "tenant"])
+def test_a_promotion_that_is_over_counts_no_more_even_if_the_status_still_names_the_account(ends: str) -> None:
+    # given a Capsule that tells in the status whom promotion makes an owner
+    cluster = guide()
+    promoted = Owner("ServiceAccount", "system:serviceaccount:oil-production:deployer")
+    label = {"metadata": {"labels": {"owner.projectcapsule.dev/promote": "true"}}}
+    cluster.put("ServiceAccount", "oil-production", "deployer", label)
+    cluster.put("CapsuleConfiguration", "", "default", {"spec": {"allowServiceAccountPromotion": True}})
+    body = msgspec.to_builtins(cluster.records[ObjectKey("Tenant", "", "oil")].obj)
+    body["status"] = {"owners": [{"kind": promoted.kind, "name": promoted.name}]}
+    cluster.put("Tenant", "", "oil", body)
+    assert cluster.relations.tenants_of(promoted) == {"oil"}
+
+    # when it ends
+    match ends:
+        case "label":
+            routes = cluster.put("ServiceAccount", "oil-production", "deployer", {})
+        case "configuration":
+            routes = cluster.put("CapsuleConfiguration", "", "default", {})
+        case _:
+            body["spec"]["permissions"] = {"allowOwnerPromotion": False}
+            routes = cluster.put("Tenant", "", "oil", body)
+
+    # then the account owns nothing
+    assert cluster.relations.tenants_of(promoted) == set()
+    assert ("access", key("subject", *msgspec.structs.astuple(promoted))) in routes
+
+
 def _with_status(observed: int, *names: str, spec: tuple[str, ...] = ()) -> dict[str, Any]:
     def users(found: tuple[str, ...]) -> list[dict[str, str]]:
         return [{"kind": "User", "name": name} for name in found]
@@ -509,6 +537,20 @@ def test_owners_in_a_stale_status_count_for_the_grace_and_not_after() -> None:
     assert subject_grant(cluster.relations, owner, NOW + timedelta(seconds=30), 30) == (None, None)
     cluster.put("Tenant", "", "oil", _with_status(2, "dana"))
     assert subject_grant(cluster.relations, owner, NOW + timedelta(days=1), 30)[0] is not None
+
+
+def test_who_is_an_owner_by_the_status_alone_is_looked_at_when_that_is_outdated_and_when_it_is_no_longer() -> None:
+    cluster = Cluster()
+    cluster.put("Tenant", "", "oil", _with_status(2, "dana", "omar", spec=("omar",)))
+    dana, omar = (("access", key("subject", "User", name)) for name in ("dana", "omar"))
+
+    outdated = cluster.put("Tenant", "", "oil", _with_status(1, "dana", "omar", spec=("omar",)))
+    current = cluster.put("Tenant", "", "oil", _with_status(2, "dana", "omar", spec=("omar",)))
+
+    # Nothing else tells that the grace began, or that it is over.
+    assert dana in outdated
+    assert dana in current
+    assert omar not in outdated | current
 
 
 @pytest.mark.parametrize("observed", [0, 1])

@@ -42,6 +42,7 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     bookmark_every: float = 1.0  # seconds between the bookmarks of a watch that asked for them
     history: int = DEFAULT_HISTORY  # changes back to which a watch can resume
     capsule: bool = True  # Capsule's kinds, webhooks and controllers
+    capsule_controllers: bool = True  # False: nobody writes a status or a right, as while Capsule's pods are down
     capsule_webhooks: bool = True  # False: Capsule's validation of Tenants is off, so that malformed ones can exist
 
 
@@ -86,7 +87,7 @@ class EmbeddedApi:
         bound = await self._server.start(self.pki.server_ssl_context([host]), host, port)
         self.url = f"https://{host}:{bound}"
         self._run("kubernetes", lambda: controllers.run(self.store, self.issuer))
-        if self.options.capsule:
+        if self.options.capsule and self.options.capsule_controllers:
             self._run("capsule", lambda: capsule_controllers.run(self.store))
 
     async def stop(self) -> None:

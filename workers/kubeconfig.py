@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from workers.context import Context
     from workers.entitlement import Entitlement
     from workers.options import Options
+    from workers.writing import Existing
 
 PATIENCE: Final = 3
 """Tries after which an Event says what is missing: at first the token is only on its way."""
@@ -264,12 +268,13 @@ async def _remove(
             await _remove_config_maps(context, run, account)
     elif not chosen and context.relations.is_distributed(account, namespace):
         await context.judge.confirm_left(account, namespace, {*entitlement.tenants, *tenants})
+    left = entitlement is not None and _has_left(context, account, namespace)
     for target in targets:
         existing = await context.writer.read(target)
-        if existing is None or not existing.belongs_to(account):
+        if existing is None or (existing.marked and not existing.belongs_to(account)):
             continue
-        if entitlement is not None and _has_left(context, account, namespace):
-            await _demand_rotation(context, run, account, existing.annotations.get(ANNOTATION_GENERATION, ""))
+        if left:
+            await _demand_rotation(context, run, account, existing)
         await context.writer.remove(run, target, account, action="removed")
 
 
@@ -281,16 +286,29 @@ def _has_left(context: Context, account: Account, namespace: str) -> bool:
     return context.relations.tenant_of(namespace) not in context.relations.tenants_of_account(account)
 
 
-async def _demand_rotation(context: Context, run: Run, account: Account, generation: str) -> None:
+async def _demand_rotation(context: Context, run: Run, account: Account, copy: Existing) -> None:
+    """Mark the token to be rotated if a copy shows it: by our mark or, where somebody took that off, by itself."""
     target = Target("Secret", account.namespace, token_name(account))
     existing = await context.writer.read(target)
     if existing is None or not existing.belongs_to(account):
         return
-    if existing.annotations.get(ANNOTATION_GENERATION) != generation:
+    generation = existing.annotations.get(ANNOTATION_GENERATION, "")
+    if copy.annotations.get(ANNOTATION_GENERATION, "") != generation and not _shows(copy, token_text(existing)):
         return  # what was copied there is on its way out already
     run.check()
     patch = {"metadata": {"uid": existing.uid, "annotations": {ANNOTATION_ROTATE: generation}}}
     await context.client.merge_patch(target.path, patch)
+
+
+def _shows(copy: Existing, token: str | None) -> bool:
+    """Tell whether a Secret holds a token in one of its values."""
+    if not token:
+        return False
+    for value in (copy.body.get("data") or {}).values():
+        with suppress(binascii.Error):
+            if token.encode() in base64.b64decode(value):
+                return True
+    return False
 
 
 async def _token(context: Context, entitlement: Entitlement) -> tuple[str, Token]:

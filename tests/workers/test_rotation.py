@@ -107,6 +107,25 @@ async def test_a_namespace_that_goes_to_another_tenant_loses_the_kubeconfig_and_
         await line.until_granted("gas", "oil-production")
 
 
+async def test_a_namespace_that_leaves_with_a_copy_whose_marks_somebody_took_off_forces_a_rotation_too(
+    line: Line,
+) -> None:
+    async with line.everything():
+        # given a copy from which somebody in the namespace took all that tells whose it is
+        await line.settle()
+        await line.apply_files("gas.yaml")
+        await line.until_there("Secret", "gas-system", KUBECONFIG)
+        before = (await line.must("Secret", "oil-production", KUBECONFIG))["metadata"]
+        gone = {field: dict.fromkeys(before[field], None) for field in ("labels", "annotations")}
+        await line.patch("Secret", "oil-production", KUBECONFIG, {"metadata": gone})
+
+        # when the namespace is given to another tenant
+        line.hand_over("oil-production", "gas")
+
+        # then the token that can be read in it is replaced
+        await line.until_recorded("token", "rotated", f"Secret/{HOME}/{TOKEN}")
+
+
 async def test_a_namespace_that_is_deleted_forces_no_rotation(line: Line) -> None:
     async with line.everything():
         # given the example runs

@@ -7,8 +7,6 @@ change as it comes. Replicas run side by side and publish under the same Msg-Ids
 from __future__ import annotations
 
 import asyncio
-import time
-import zlib
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -22,6 +20,7 @@ from eventcore.logs import get
 from eventcore.waiting import pause
 from workers.relations import Relations
 from workers.routing import Route, all_routes, route
+from workers.sweeping import turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,8 +36,6 @@ log = get("workers.router")
 BATCH: Final = 64
 """Requests in flight at once."""
 RETRY_PAUSE: Final = 0.5
-TICKS: Final = 60
-"""Parts that a sweep is cut into, so that it is a trickle and not a flood."""
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -121,22 +118,8 @@ class Router:
         self._put(Outgoing(worker, key, WorkRequest(reason="start")) for worker, key in sorted(self.routes()))
         self.started.set()
         log.info("everything found is asked for", requests=self.waiting)
-        await self._sweep(stopping)
-
-    async def _sweep(self, stopping: asyncio.Event) -> None:
-        interval = self._settings.sweep_interval
-        last = time.time()
-        while not stopping.is_set():
-            await pause(stopping, interval / TICKS)
-            moment = time.time()
-            due = due_between(self.routes(), last, moment, interval)
-            last = moment
-            self._put(
-                Outgoing(
-                    worker, key, WorkRequest(reason="sweep"), f"sweep:{int(moment // interval)}:{worker}:{key.token()}"
-                )
-                for worker, key in due
-            )
+        async for due in turns(self.routes, self._settings.sweep_interval, stopping):
+            self._put(Outgoing(turn.worker, turn.key, WorkRequest(reason="sweep"), turn.msg_id) for turn in due)
 
     async def _publish(self, stopping: asyncio.Event) -> None:
         while self._queue or not stopping.is_set():
@@ -161,19 +144,6 @@ class Router:
     async def _send(self, one: Outgoing) -> None:
         await self._bus.work(one.worker, one.key, one.request, msg_id=one.msg_id)
         self._metrics.routed.labels(one.worker).inc()
-
-
-def due_between(routes: Iterable[Route], last: float, moment: float, interval: float) -> list[Route]:
-    """Return the keys whose turn in the sweep lies after ``last`` and not after ``moment`` (Unix seconds).
-
-    A key's turn is a fixed point in each interval, spread by a hash and the same in every replica.
-    """
-    found: list[Route] = []
-    for worker, key in routes:
-        turn = zlib.crc32(f"{worker}:{key.token()}".encode()) / 2**32 * interval
-        if (moment - turn) // interval > (last - turn) // interval:
-            found.append((worker, key))
-    return sorted(found)
 
 
 async def _either(*events: asyncio.Event) -> None:

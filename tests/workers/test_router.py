@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
-from hypothesis import given
-from hypothesis import strategies as st
 
 from eventcore import topology
 from eventcore.events import Mark, WorkRequest, decode_body, encode_body, now, object_event
@@ -18,7 +15,7 @@ from eventcore.keys import ObjectKey, key, mark_subject, parse_work_subject, wor
 from eventcore.objects import tombstone
 from eventcore.reading import Reader
 from workers.replaying import PENDING, replay
-from workers.router import Router, due_between
+from workers.router import Router
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
     from eventcore.settings import Settings
     from tests.conftest import MakeBus, MakeSettings
     from tether.devcluster.nats import NatsServer
-    from workers.routing import Route
 
 USER = "system:serviceaccount:oil-system:gitops-reconciler"
 ACCOUNT = key("oil-system", "gitops-reconciler")
@@ -190,21 +186,6 @@ async def test_the_sweep_asks_for_every_key_in_each_interval(
 
     async with routing(bus, settings, metrics):
         await until(bus, lambda found: swept(found) == ALL_KEYS)
-
-
-@given(st.integers(1, 2_000_000_000), st.lists(st.floats(0.01, 400), min_size=1, max_size=20), st.integers(1, 1000))
-def test_each_key_has_its_turn_once_in_an_interval(start: int, waits: list[float], interval: int) -> None:
-    routes: list[Route] = [("rbac", key("n", str(number))) for number in range(5)]
-    moments = [float(start)]
-    for wait in waits:
-        moments.append(moments[-1] + wait)
-    moments.append(moments[-1] + interval)  # a whole interval at the end
-    turns = [due_between(routes, last, moment, interval) for last, moment in pairwise(moments)]
-
-    assert sorted(turns[-1]) == sorted(routes)
-    spent = moments[-1] - moments[0]
-    for one in routes:
-        assert sum(one in turn for turn in turns) <= spent / interval + 1
 
 
 async def test_a_replay_asks_for_every_key_and_never_fills_a_lane(bus: Bus) -> None:

@@ -15,6 +15,7 @@ from eventcore import topology
 from eventcore.bus import Bus
 from eventcore.metrics import Metrics
 from eventcore.settings import Settings, load
+from tests.convergence import converging, pytest_terminal_summary  # noqa: F401 -- pytest looks for both here
 from tether.devcluster.nats import NatsServer
 
 # No test depends on how fast the machine is; in CI the examples are the same in every run, elsewhere they are new ones.

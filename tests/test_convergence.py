@@ -1,0 +1,40 @@
+"""What the run of a suite tells of the times that its tests measured."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLE = """
+import pytest
+from tests import convergence
+
+@pytest.mark.parametrize("seconds", [1, 30, 2])
+def test_example(request, monkeypatch, seconds):
+    monkeypatch.setattr(convergence, "monotonic", iter([100.0, 100.0 + seconds]).__next__)
+    with convergence.measuring(request.node, f"number {seconds}"):
+        pass
+
+def test_that_measures_nothing():
+    pass
+"""
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_longest_convergence_is_told_with_its_name_from_the_processes_of_xdist_too(tmp_path: Path) -> None:
+    file = tmp_path / "test_example.py"
+    file.write_text(EXAMPLE)
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={tmp_path}"]
+
+    done = subprocess.run(  # noqa: S603 -- pytest itself
+        [*command, "-p", "tests.convergence", "-p", "no:cacheprovider", "-n", "1", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("longest convergence"))
+    assert line == "longest convergence: 30.00 s (number 30)"

@@ -50,6 +50,7 @@ PLURALS = {
     "ClusterRole": ("rbac.authorization.k8s.io", "v1", "clusterroles"),
     "ClusterRoleBinding": ("rbac.authorization.k8s.io", "v1", "clusterrolebindings"),
     "Tenant": ("capsule.clastix.io", "v1beta2", "tenants"),
+    "TenantOwner": ("capsule.clastix.io", "v1beta2", "tenantowners"),
     "GlobalTenantResource": ("capsule.clastix.io", "v1beta2", "globaltenantresources"),
     "CapsuleConfiguration": ("capsule.clastix.io", "v1beta2", "capsuleconfigurations"),
 }
@@ -151,10 +152,18 @@ class Cluster:
 
     async def restart(self, *roles: str, **settings: str) -> None:
         """End all processes of these roles as a person does, and bring them back with other settings."""
+        await self.stop(*roles)
+        await self.start(**settings)
+
+    async def stop(self, *roles: str) -> None:
+        """End all processes of these roles as a person does."""
         files = [file for role in roles for file in sorted(self.folder.glob(f"pids/{role}-*.pid"))]
         found = (dev_processes.Ident.of(int(file.read_text())) for file in files)
         late = await dev_processes.stop([ident for ident in found if ident is not None], grace=30)
         assert not late
+
+    async def start(self, **settings: str) -> None:
+        """Bring back what ended, with these settings."""
         await asyncio.to_thread(_dev, "up", self.folder, **settings)
 
 
@@ -249,11 +258,12 @@ class Tenancy:
 
     async def make_home(self) -> None:
         await self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.home}})
-        # The group of the account becomes a Capsule user; the list is atomic, so it is added to by JSON patch.
-        await self.admin.json_patch(
-            path("CapsuleConfiguration", "", "default"),
-            [{"op": "add", "path": "/spec/userGroups/-", "value": f"system:serviceaccounts:{self.home}"}],
-        )
+        await self.make_users(f"system:serviceaccounts:{self.home}")
+
+    async def make_users(self, group: str) -> None:
+        """Make the members of a group Capsule users; the list is atomic, so it is added to by JSON patch."""
+        add = {"op": "add", "path": "/spec/userGroups/-", "value": group}
+        await self.admin.json_patch(path("CapsuleConfiguration", "", "default"), [add])
 
     async def make(self, *, enabled: bool = True, owner: bool = True, **annotations: str) -> None:
         """Make home, Tenant and account; by default owned and enabled as in the guide."""

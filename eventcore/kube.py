@@ -280,6 +280,9 @@ class KubeClient:
                 yield response.content
             except aiohttp.ClientError as error:
                 raise self._unreachable(error, "GET", path) from error
+            finally:
+                if response.connection is not None and response.connection.transport is not None:
+                    response.connection.transport.abort()  # left early: a farewell of TLS would outlive the caller
 
     @contextlib.asynccontextmanager
     async def _send(

@@ -38,8 +38,9 @@ def cli() -> None:
 
 @cli.command()
 def build() -> None:
-    """Find or build every program, and start nothing."""
+    """Find or build every program, Flux's controllers too, and start nothing."""
     binaries.resolve()
+    binaries.resolve_flux()
 
 
 @cli.command()

@@ -48,6 +48,13 @@ class Binaries(msgspec.Struct, frozen=True, kw_only=True):
     capsule_version: str
 
 
+class FluxBinaries(msgspec.Struct, frozen=True, kw_only=True):
+    """Flux's controllers by name, ready to run, and the folders of their CustomResourceDefinitions."""
+
+    controllers: dict[str, Path]
+    crds: tuple[Path, ...]
+
+
 def say_on_stderr(text: str) -> None:
     """Tell a person where we are; stdout is for results."""
     sys.stderr.write(f"control plane: {text}\n")
@@ -73,6 +80,13 @@ def resolve(environ: Mapping[str, str] | None = None, say: Say = say_on_stderr) 
         chart=found["capsule"].parent / gobuild.CHART,
         capsule_version=capsule_version,
     )
+
+
+def resolve_flux(environ: Mapping[str, str] | None = None, say: Say = say_on_stderr) -> FluxBinaries:
+    """Find or build Flux's controllers, as ``resolve`` does for the control plane."""
+    given = os.environ if environ is None else environ
+    found = {tool.name: resolve_one(tool, given, say) for tool in pins.FLUX}
+    return FluxBinaries(controllers=found, crds=tuple(path.parent / gobuild.CRDS for path in found.values()))
 
 
 def resolve_one(tool: Tool, environ: Mapping[str, str], say: Say) -> Path:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PROGRESS_SECONDS = 10.0
 CHART = "chart"
 """The folder beside a binary that holds its chart."""
+CRDS = "crds"
+"""The folder beside a binary that holds its CustomResourceDefinitions."""
 _ERROR_LINES = 6
 _READ_BYTES = 65536
 
@@ -48,7 +50,7 @@ def find_go(environ: Mapping[str, str]) -> str:
 
 
 def build(tool: Tool, target: Path, environ: Mapping[str, str], say: Say) -> None:
-    """Build ``tool`` into the folder ``target``, with its chart if it has one; BuildError if it fails.
+    """Build ``tool`` into the folder ``target``, with its chart and CRDs if it has some; BuildError if it fails.
 
     ``say`` gets a line at each phase and every ten seconds.
     """
@@ -58,8 +60,9 @@ def build(tool: Tool, target: Path, environ: Mapping[str, str], say: Say) -> Non
     with tempfile.TemporaryDirectory(dir=target, prefix="source-") as scratch:
         flags = _patched(toolchain, tool, Path(scratch)) if tool.patches else []
         toolchain.compile(target / tool.name, packages, flags)
-    if tool.chart:
-        _copy(toolchain.module_folder() / tool.chart, target / CHART)
+    for kept, name in ((tool.chart, CHART), (tool.crds, CRDS)):
+        if kept:
+            _copy(toolchain.module_folder() / kept, target / name)
 
 
 class _Toolchain:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 CAPSULE_VARIABLE = "TETHER_CAPSULE"
 CAPSULE_FOLDERS = {"0.14": "capsule", "0.13": "capsule-0.13"}  # the newest first; the oldest that we support last
-FOLDERS = ("etcd", "kubernetes", *CAPSULE_FOLDERS.values())
+FOLDERS = ("etcd", "kubernetes", *CAPSULE_FOLDERS.values(), "flux")
 _DIGEST_LENGTH = 12
 _LINK_FLAGS = ("-s", "-w")  # neither symbols nor debug information: half the size, and nobody debugs these
 
@@ -53,7 +53,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """One program: ``package`` of ``module``, pinned by ``folder``/go.mod.
 
     ``stamps`` are link-time values with ``{version}``, ``{major}`` and ``{minor}`` filled in. ``patches`` are applied
-    to a copy of the module. ``chart`` is a folder of the module that is kept beside the binary.
+    to a copy of the module. ``chart`` and ``crds`` are folders of the module that are kept beside the binary.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     stamps: tuple[str, ...] = ()
     patches: tuple[Replacement, ...] = ()
     chart: str = ""
+    crds: str = ""
 
 
 ETCD = Tool(name="etcd", folder="etcd", module="go.etcd.io/etcd/server/v3", package="go.etcd.io/etcd/server/v3")
@@ -113,8 +114,17 @@ def _capsule(folder: str) -> Tool:
     )
 
 
+def _flux(name: str) -> Tool:
+    module = f"github.com/fluxcd/{name}"
+    return Tool(name=name, folder="flux", module=module, package=module, crds="config/crd/bases")
+
+
+FLUX = (_flux("source-controller"), _flux("kustomize-controller"), _flux("helm-controller"))
+"""Flux's controllers: built for the tests that need them. Every address of theirs is a flag, so nothing is patched."""
+
+
 def tools(environ: Mapping[str, str]) -> tuple[Tool, ...]:
-    """Return every tool; TETHER_CAPSULE chooses Capsule's line. PinError for a line that is not in the matrix."""
+    """Return the control plane's tools; TETHER_CAPSULE chooses Capsule's line. PinError for one that is not there."""
     newest = next(iter(CAPSULE_FOLDERS))
     line = environ.get(CAPSULE_VARIABLE, "") or newest
     if line not in CAPSULE_FOLDERS:
@@ -161,6 +171,8 @@ def cache_key(tool: Tool) -> str:
     folder = HERE / tool.folder
     go_mod = (folder / "go.mod").read_bytes()
     version = pinned_version(go_mod.decode(), tool.module)
-    recipe = msgspec.json.encode([tool.package, link_flags(tool, version), tool.patches, tool.chart])
+    recipe = msgspec.json.encode(
+        [tool.package, link_flags(tool, version), tool.patches, tool.chart, *filter(None, [tool.crds])]
+    )
     digest = hashlib.sha256(b"\0".join([go_mod, (folder / "go.sum").read_bytes(), recipe])).hexdigest()
     return "-".join([tool.name, version, *host_platform(), digest[:_DIGEST_LENGTH]])

@@ -140,6 +140,17 @@ def test_capsule_is_built_from_a_patched_copy_and_its_chart_is_kept(toolchain: T
     assert sorted(path.name for path in built.parent.iterdir()) == ["capsule", "chart"]
 
 
+def test_fluxs_controllers_are_built_as_they_are_and_their_crds_are_kept(toolchain: Toolchain) -> None:
+    toolchain.source("config/crd/bases/things.yaml", "kind: CustomResourceDefinition\n")
+    flux = binaries.resolve_flux(toolchain.environ, Said())
+    assert list(flux.controllers) == ["source-controller", "kustomize-controller", "helm-controller"]
+    assert len(toolchain.builds) == 3
+    assert not any("-modfile=" in build for build in toolchain.builds)
+    for program, crds in zip(flux.controllers.values(), flux.crds, strict=True):
+        assert program.parent == crds.parent
+        assert [file.name for file in crds.iterdir()] == ["things.yaml"]
+
+
 def test_a_source_that_the_patch_does_not_fit_is_not_built(toolchain: Toolchain) -> None:
     capsule = pins.tools({})[-1]
     for patch in capsule.patches:

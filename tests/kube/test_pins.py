@@ -15,7 +15,7 @@ def go_mod(folder: str) -> str:
 
 def test_every_tool_is_pinned_and_named_as_a_tool_of_its_go_mod() -> None:
     for line in pins.CAPSULE_FOLDERS:
-        for tool in pins.tools({"TETHER_CAPSULE": line}):
+        for tool in (*pins.tools({"TETHER_CAPSULE": line}), *pins.FLUX):
             text = go_mod(tool.folder)
             assert re.fullmatch(r"v\d+\.\d+\.\d+", pins.version_of(tool))
             assert re.search(rf"^(tool |\t){re.escape(tool.package)}$", text, re.MULTILINE)
@@ -37,6 +37,11 @@ def test_each_line_of_capsule_is_the_version_that_its_name_says() -> None:
     for line in pins.CAPSULE_FOLDERS:
         capsule = pins.tools({"TETHER_CAPSULE": line})[-1]
         assert pins.version_of(capsule).startswith(f"v{line}.")
+
+
+def test_each_controller_of_flux_is_built_with_its_own_api() -> None:
+    for tool in pins.FLUX:
+        assert pins.pinned_version(go_mod("flux"), f"{tool.module}/api") == pins.version_of(tool)
 
 
 def test_without_a_choice_the_newest_capsule_runs() -> None:
@@ -67,6 +72,6 @@ def test_the_version_of_kubernetes_is_stamped_where_discovery_and_clients_read_i
 
 def test_the_cache_key_names_tool_and_version_and_differs_by_recipe() -> None:
     newest, oldest = (pins.tools({"TETHER_CAPSULE": line})[-1] for line in ("0.14", "0.13"))
-    keys = {pins.cache_key(tool) for tool in (*pins.tools({}), oldest)}
-    assert len(keys) == len(pins.tools({})) + 1
+    tools = (*pins.tools({}), oldest, *pins.FLUX)
+    assert len({pins.cache_key(tool) for tool in tools}) == len(tools)
     assert pins.cache_key(newest).startswith(f"capsule-{pins.version_of(newest)}-")

@@ -24,7 +24,7 @@ demo: setup ## run the guide's example on an embedded cluster, step by step
 test: setup ## run the test suite
 	$(BIN)/pytest -n 3 --dist loadgroup tests
 
-kube-test: setup ## run the behaviour and contract suites on a real kube-apiserver with Capsule
+kube-test: setup ## run the behaviour and contract suites on a real kube-apiserver with Capsule and Flux
 	@PYTHONPATH=tests $(BIN)/python -m controlplane build
 	$(BIN)/pytest --cluster real tests/kube tests/behaviour tests/contract
 

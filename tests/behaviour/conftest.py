@@ -46,6 +46,8 @@ PLURALS = {
     "Secret": ("", "v1", "secrets"),
     "ConfigMap": ("", "v1", "configmaps"),
     "Event": ("", "v1", "events"),
+    "Deployment": ("apps", "v1", "deployments"),
+    "Role": ("rbac.authorization.k8s.io", "v1", "roles"),
     "RoleBinding": ("rbac.authorization.k8s.io", "v1", "rolebindings"),
     "ClusterRole": ("rbac.authorization.k8s.io", "v1", "clusterroles"),
     "ClusterRoleBinding": ("rbac.authorization.k8s.io", "v1", "clusterrolebindings"),
@@ -53,6 +55,9 @@ PLURALS = {
     "TenantOwner": ("capsule.clastix.io", "v1beta2", "tenantowners"),
     "GlobalTenantResource": ("capsule.clastix.io", "v1beta2", "globaltenantresources"),
     "CapsuleConfiguration": ("capsule.clastix.io", "v1beta2", "capsuleconfigurations"),
+    "GitRepository": ("source.toolkit.fluxcd.io", "v1", "gitrepositories"),
+    "Kustomization": ("kustomize.toolkit.fluxcd.io", "v1", "kustomizations"),
+    "HelmRelease": ("helm.toolkit.fluxcd.io", "v2", "helmreleases"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventcore.kube import api_path
-from tether import manifests
+from tests.behaviour.lockdown import give_proxy_its_right, opted_in
 
 if TYPE_CHECKING:
     from tests.kubeapi import Client
@@ -28,18 +28,13 @@ GROUP = "rbac.authorization.k8s.io"
 
 @pytest.fixture(autouse=True)
 async def proxy_right(admin: Any) -> None:
-    """Give the proxy the right that docs/lockdown.md asks for; without the bindings it opens nothing."""
-    await manifests.Applier(admin, "person").apply(
-        manifests.read(manifests.shipped("deploy/optional/proxy-lockdown.yaml"))
-    )
+    await give_proxy_its_right(admin)
 
 
 @pytest.fixture
-async def switched_on(cluster: Any) -> AsyncIterator[None]:
-    """Run routers and workers with the opt-in for as long as a test lasts."""
-    await cluster.restart("router", "worker", TETHER_FLUX_SERVICE_ACCOUNT=ACCOUNT)
-    yield
-    await cluster.restart("router", "worker")
+async def switched_on(cluster: Any, admin: Any) -> AsyncIterator[None]:
+    async with opted_in(cluster, admin):
+        yield
 
 
 def acting(client: Client, namespace: str) -> Client:

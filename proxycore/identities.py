@@ -86,9 +86,13 @@ _USER_KINDS = frozenset({"User", "ServiceAccount"})
 
 
 def subject_keys(identity: Identity) -> list[Key]:
-    """Return the keys of the grants of the identity itself and of its groups."""
-    own = "User" if identity.account is None else "ServiceAccount"
-    return [key("subject", own, identity.user), *(key("subject", "Group", group) for group in identity.groups)]
+    """Return the keys of the grants of the identity itself and of its groups.
+
+    An owner of kind User may name an account too: Capsule compares user names for both kinds alike.
+    """
+    own = ("User",) if identity.account is None else ("ServiceAccount", "User")
+    named = [(kind, identity.user) for kind in own]
+    return [key("subject", *one) for one in (*named, *(("Group", group) for group in identity.groups))]
 
 
 def grant_keys(identity: Identity, grants: Grants) -> set[Key]:

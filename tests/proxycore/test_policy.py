@@ -104,6 +104,21 @@ def test_while_loading_nobody_knows_who_is_a_capsule_user() -> None:
     assert single == Forward()
 
 
+def test_an_account_that_owns_as_a_user_sees_what_it_owns() -> None:
+    # given a Tenant that names the account as an owner of kind User, as Capsule allows it
+    name = "system:serviceaccount:oil-system:gitops-reconciler"
+    memory = Memory(
+        ConfigGrant(users=(CapsuleUserRef(kind="User", name=name),)),
+        SubjectGrant(subject_kind="User", name=name, tenants=("oil",)),
+        TenantGrant(name="oil", uid="u", namespaces=("oil-1",)),
+    )
+
+    listed = decide(parse("GET", "/api/v1/namespaces"), Identity(user=name), memory, FRESH)
+
+    assert isinstance(listed, ListUpstream)
+    assert listed.names == {"oil-1"}
+
+
 GRANTS = st.builds(
     lambda users, owners, tenants: Memory(
         ConfigGrant(users=tuple(CapsuleUserRef(kind=kind, name=name) for kind, name in users)),
@@ -140,7 +155,8 @@ def model(identity: Identity, memory: Memory) -> set[str]:
     for grant in memory.grants.values():
         if not isinstance(grant, SubjectGrant):
             continue
-        me = grant.subject_kind == ("ServiceAccount" if is_account else "User") and grant.name == identity.user
+        kinds = {"User", "ServiceAccount"} if is_account else {"User"}
+        me = grant.subject_kind in kinds and grant.name == identity.user
         mine = grant.subject_kind == "Group" and grant.name in identity.groups
         if me or mine:
             owned.update(grant.tenants)

@@ -146,8 +146,8 @@ def model(memory: Memory, who: Identity, setting: str, operation: str, one: dict
     for grant in memory.grants.values():
         if not isinstance(grant, SubjectGrant):
             continue
-        own = "ServiceAccount" if who.user.count(":") == 3 else "User"
-        if (grant.subject_kind, grant.name) != (own, who.user) and not (
+        own = {"ServiceAccount", "User"} if who.user.count(":") == 3 else {"User"}
+        if not (grant.subject_kind in own and grant.name == who.user) and not (
             grant.subject_kind == "Group" and grant.name in who.groups
         ):
             continue

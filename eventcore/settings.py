@@ -235,6 +235,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bool, _text("proxy", "honour clusterResources; the same for `tether work` and `tether proxy` (docs/proxy.md)")
     ] = False
     max_view_age: Annotated[float, _seconds("proxy", "older than this, filtered answers are refused", 1)] = 30.0
+    access_log: Annotated[bool, _text("proxy", "a JSON line on stdout for each request; never a token or a query")] = (
+        False
+    )
+    audit_all: Annotated[bool, _text("proxy", "every decision becomes an audit record, not only refusals")] = False
 
     def rotation_age(self) -> float:
         """Return the age in seconds at which a token that lives ``token_ttl`` is rotated."""

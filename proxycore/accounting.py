@@ -1,59 +1,122 @@
-"""What is known of one request while it runs: what it asks for and as whom, and what its metrics and audit need."""
+"""What is known of one request while it runs: what it asks for and as whom, and what metrics and lines need."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from proxycore.measures import WATCHES
+from proxycore.patterns import OTHER, pattern
 from proxycore.requestinfo import RequestInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from contextlib import AbstractContextManager
+
     from prometheus_client import Counter, Histogram
 
-    from eventcore.metrics import Metrics
     from proxycore.authentication import Caller
     from proxycore.headers import Header
     from proxycore.identities import Identity
     from proxycore.impersonating import Acting
+    from proxycore.measures import Measures
+    from proxycore.plane.answers import Answered
     from proxycore.plane.exchange import Request
+
+T = TypeVar("T")
 
 _VERBS: Final = frozenset({"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"})
 
 
+class _Series:
+    """What counts requests of one sort, found once: finding a child by its labels costs more than counting."""
+
+    __slots__ = ("path_requests", "path_seconds", "requests")
+
+    def __init__(self, requests: Counter, path_requests: Counter, path_seconds: Histogram) -> None:
+        self.requests = requests
+        self.path_requests = path_requests
+        self.path_seconds = path_seconds
+
+
 class Counts:
-    """The counters of requests. Finding one by its labels costs more than counting, so each is found once."""
+    """The counters of requests. The labels have few values each, so what is kept is bounded."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._requests: dict[tuple[str, str, str], Counter] = {}
+    def __init__(self, measures: Measures) -> None:
+        self._measures = measures
+        self._series: dict[tuple[str, str, str, str], _Series] = {}
         self._seconds: dict[str, Histogram] = {}
-        self.running = metrics.proxy_in_flight
+        self.running = measures.in_flight
+        self.tunnels = measures.tunnels
+        self.watches = {source: measures.watches.labels(source) for source in WATCHES}
+        self.identity = measures.stages.labels("identity")
+        self.decision = measures.stages.labels("decision")
+        self.upstream = measures.stages.labels("upstream")
 
-    def answered(self, route: str, verb: str, code: str) -> None:
-        """Count a request; the labels have few values each, so what is kept is bounded."""
-        labels = route, verb, code
-        if (counter := self._requests.get(labels)) is None:
-            counter = self._requests[labels] = self._metrics.proxy_requests.labels(*labels)
-        counter.inc()
+    def answered(self, route: str, verb: str, code: str, path: str, seconds: float) -> None:
+        """Count a request that took so many seconds; ``path`` is a pattern."""
+        labels = route, verb, code, path
+        if (series := self._series.get(labels)) is None:
+            of = self._measures
+            series = self._series[labels] = _Series(
+                of.requests.labels(route, verb, code), of.path_requests.labels(path, code), of.path_seconds.labels(path)
+            )
+        series.requests.inc()
+        series.path_requests.inc()
+        series.path_seconds.observe(seconds)
 
     def began(self, route: str, seconds: float) -> None:
         """Note the time to the first byte of an answer."""
         if (histogram := self._seconds.get(route)) is None:
-            histogram = self._seconds[route] = self._metrics.proxy_seconds.labels(route)
+            histogram = self._seconds[route] = self._measures.seconds.labels(route)
         histogram.observe(seconds)
 
 
 class Run:
-    """One request."""
+    """One request.
+
+    Times are seconds: ``identity`` from its head until it is known as whom it acts, ``upstream`` for the API server's
+    answers to begin, ``total`` once it is done. ``answer`` is the API server's, where one was sent on.
+    """
 
     def __init__(self, counts: Counts, method: str) -> None:
         self.info = RequestInfo(method=method, target="", path="", query="", verb="")
+        self.caller: Identity | None = None
         self.identity: Identity | None = None
         self.route = "refused"
+        self.answer: Answered | None = None
+        self.identity_seconds = 0.0
+        self.decision_seconds = 0.0
+        self.upstream_seconds = 0.0
+        self.total = 0.0
         self._counts = counts
         self._begun = time.monotonic()
         self._first_byte = False
+
+    def identified(self) -> None:
+        """Note that it is known as whom the request acts."""
+        self.identity_seconds = time.monotonic() - self._begun
+
+    def decided(self) -> None:
+        """Note that it is decided what becomes of the request."""
+        self.decision_seconds = time.monotonic() - self._begun - self.identity_seconds
+
+    async def upstream(self, answer: Awaitable[T]) -> T:
+        """Wait for the API server, and note how long it took."""
+        asked = time.monotonic()
+        try:
+            return await answer
+        finally:
+            self.upstream_seconds += time.monotonic() - asked
+
+    def tunnelling(self) -> AbstractContextManager[None]:
+        """Count a tunnel while it is open."""
+        return self._counts.tunnels.track_inprogress()
+
+    def watching(self, source: str) -> AbstractContextManager[None]:
+        """Count a watch while it is open; ``source`` is one of WATCHES."""
+        return self._counts.watches[source].track_inprogress()
 
     def began(self) -> None:
         """Note that the answer begins."""
@@ -64,8 +127,17 @@ class Run:
     def done(self, code: str) -> None:
         """Count the request."""
         self.began()
+        counts = self._counts
+        self.total = time.monotonic() - self._begun
+        if not self.identity_seconds:
+            self.identity_seconds = self.total  # it ended there
+        counts.identity.observe(self.identity_seconds)
+        if self.decision_seconds:
+            counts.decision.observe(self.decision_seconds)
+        if self.upstream_seconds:
+            counts.upstream.observe(self.upstream_seconds)
         verb = self.info.verb if self.info.verb in _VERBS else "other"
-        self._counts.answered(self.route, verb, code)
+        counts.answered(self.route, verb, code, pattern(self.info) if self.info.path else OTHER, self.total)
 
 
 @dataclass(frozen=True, slots=True)

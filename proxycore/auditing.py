@@ -1,7 +1,7 @@
 """Refusals and the proxy's own writes on the AUDIT stream: bounded, and never in a request's way.
 
-The same refusal is said once a minute. What the proxy writes for a tenant stands in the API server's audit under the
-proxy's name, so here stands whose request it was, each time.
+The same refusal is said once a minute, unless every decision is to be recorded (``--audit-all``). What the proxy writes
+for a tenant stands in the API server's audit under the proxy's name, so here stands whose request it was, each time.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import Counter
-
 from eventcore.errors import BusError
 from eventcore.events import AuditRecord, now
 from eventcore.logs import get
@@ -20,8 +18,8 @@ from eventcore.logs import get
 if TYPE_CHECKING:
     from eventcore.bus import Bus
     from eventcore.events import Outcome
-    from eventcore.metrics import Metrics
     from proxycore.identities import Identity
+    from proxycore.measures import Measures
     from proxycore.requestinfo import RequestInfo
 
 log = get("proxy.auditing")
@@ -37,26 +35,29 @@ _REFUSED: Final = 400
 class Auditor:
     """Takes records without waiting and publishes them in the background."""
 
-    def __init__(self, bus: Bus, metrics: Metrics) -> None:
+    def __init__(self, bus: Bus, measures: Measures, *, everything: bool = False) -> None:
+        self.everything = everything
         self._bus = bus
         self._queue: asyncio.Queue[AuditRecord] = asyncio.Queue(WAITING)
         self._said: OrderedDict[tuple[object, ...], float] = OrderedDict()
-        self._dropped = Counter(
-            "tether_proxy_audit_dropped", "Refusals that could not be recorded", registry=metrics.registry
-        )
+        self._dropped = measures.audit_dropped
 
     def refused(self, info: RequestInfo, identity: Identity | None, *, code: int, why: str) -> None:
         """Record that a request was refused. The query is left out: it may hold anything."""
         user = identity.user if identity is not None else ""
         key = (user, info.verb, info.path, code)
         at = time.monotonic()
-        if self._said.get(key, 0.0) > at - SAME_AGAIN:
+        if self._said.get(key, 0.0) > at - SAME_AGAIN and not self.everything:
             return
         self._said[key] = at
         self._said.move_to_end(key)
         while len(self._said) > MAX_REMEMBERED:
             self._said.popitem(last=False)
         self._take(info, identity, "refused", "refused", f"{code} for", why)
+
+    def decided(self, info: RequestInfo, identity: Identity, *, decision: str) -> None:
+        """Record what was decided about a request; for ``everything`` alone. Its refusal is a record of its own."""
+        self._take(info, identity, "decided", "done", f"{decision} for", "decided by the grants")
 
     def written(self, info: RequestInfo, identity: Identity, *, code: int) -> None:
         """Record a write that the proxy sent under its own account for somebody, and the API server's answer."""
@@ -86,7 +87,7 @@ class Auditor:
             self._dropped.inc()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Publish what was refused until told to stop; then what still waits, if NATS takes it at once."""
+        """Publish records until told to stop; then what still waits, if NATS takes it at once."""
         stop = asyncio.ensure_future(stopping.wait())
         try:
             while not (stop.done() and self._queue.empty()):
@@ -99,7 +100,7 @@ class Auditor:
                     await self._bus.audit(get_one.result())
                 except BusError as error:
                     self._dropped.inc()
-                    log.warning("refusal could not be recorded", error=error)
+                    log.warning("audit record could not be published", error=error)
                     if stop.done():
                         return
         finally:

@@ -118,6 +118,11 @@ class Authenticator:
         self._dropped: OrderedDict[str, float] = OrderedDict()  # user to the time of the last drop
         self._revoked: OrderedDict[str, float] = OrderedDict()  # Secret uid to the time
 
+    @property
+    def size(self) -> int:
+        """How many answers are remembered."""
+        return len(self._remembered)
+
     async def identify(self, token: str) -> Caller:
         """Return who the token belongs to; RefusedError 401, or 503 when nobody can tell now."""
         digest = hashlib.sha256(token.encode()).digest()

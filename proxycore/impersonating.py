@@ -128,6 +128,11 @@ class Impersonator:
         self._remembered: OrderedDict[tuple[bytes, Target], tuple[bool, float]] = OrderedDict()
         self._running: dict[tuple[bytes, Target], asyncio.Task[bool]] = {}
 
+    @property
+    def size(self) -> int:
+        """How many answers are remembered."""
+        return len(self._remembered)
+
     async def resolve(self, caller: Identity, asked: Identity | None) -> Acting:
         """Return whom the request acts as; RefusedError 403 in the API server's words, 503 when nobody can tell."""
         if asked is None:

@@ -15,6 +15,7 @@ from eventcore.errors import KubeError, StartError
 from eventcore.kube import METADATA_LIST, KubeClient, api_path
 from eventcore.kube_auth import KubeAuth
 from eventcore.reading import Reader
+from proxycore.access_log import AccessLog
 from proxycore.auditing import Auditor
 from proxycore.authentication import Authenticator
 from proxycore.callers import CERTIFICATE, FORWARDED, CallerRules, Callers
@@ -28,6 +29,7 @@ from proxycore.freshness import Freshener
 from proxycore.group_filter import GroupFilter
 from proxycore.impersonating import Impersonator
 from proxycore.local_tokens import ClusterKeys, LocalTokens
+from proxycore.measures import Measures
 from proxycore.pacing import Paced
 from proxycore.plane.listener import Listener
 from proxycore.server import Proxy
@@ -89,6 +91,7 @@ class Service:
         self._kinds = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
         self._upstream = Upstream(auth)
         self.feed = NamespaceFeed(self.objects, self.access, self._measure)
+        self.measures = Measures(metrics)
         self._freshener = Freshener(
             self.objects, self.access, limit=settings.max_view_age, metrics=metrics, readiness=role.readiness
         )
@@ -103,29 +106,43 @@ class Service:
             port = tls if CERTIFICATE in rules.order else None
             self._authorities = ClientAuthorities(certificates, port, self._kube, file=settings.client_ca_file)
         self.access.listen(self._authenticator.grants_changed)
-        self._auditor = Auditor(bus, metrics)
+        self._auditor = Auditor(bus, self.measures, everything=settings.audit_all)
+        self._access_log = AccessLog(self.measures) if settings.access_log else None
+        self._impersonator = Impersonator(
+            reviews,
+            ttl=settings.identity_cache_ttl,
+            groups=groups,
+            skip_review=settings.skip_impersonation_review,
+        )
+        self._show_sizes()
         self._proxy = Proxy(
             callers=Callers(rules, self._authenticator, certificates, metrics),
             authenticator=self._authenticator,
-            impersonator=Impersonator(
-                reviews,
-                ttl=settings.identity_cache_ttl,
-                groups=groups,
-                skip_review=settings.skip_impersonation_review,
-            ),
+            impersonator=self._impersonator,
             access=self.access,
             feed=self.feed,
             kinds=FilteredKinds(self._kinds, Discovery(self._kube)),
             freshener=self._freshener,
             upstream=self._upstream,
             auditor=self._auditor,
-            metrics=metrics,
+            measures=self.measures,
+            access_log=self._access_log,
             stopping=role.stopping,
         )
+
+    def _show_sizes(self) -> None:
+        show = self.measures.watch_size
+        show("objects", lambda: len(self.objects.view.records()))
+        show("access", lambda: len(self.access.view.records()))
+        show("identities", lambda: self._authenticator.size)
+        show("impersonations", lambda: self._impersonator.size)
+        self.measures.cache_age.set_function(lambda: self._freshener.now().age)
 
     async def run(self) -> None:
         """Serve until the role is told to stop; StartError when the port cannot be had."""
         stopping, settings = self._role.stopping, self._role.settings
+        if self._access_log is not None:
+            self._access_log.start()
         over = asyncio.Event()  # the end of the background tasks: after the last request
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -136,7 +153,8 @@ class Service:
                 tasks.create_task(self._freshener.run(stopping))
                 tasks.create_task(_reach(self._role, self._kube))
                 if self._tls is not None:
-                    certificate = ServingCertificate(self._tls, settings.proxy_tls_cert, settings.proxy_tls_key)
+                    files = settings.proxy_tls_cert, settings.proxy_tls_key
+                    certificate = ServingCertificate(self._tls, *files, self.measures)
                     tasks.create_task(certificate.run(stopping))
                 await self._know_authorities(tasks)
                 try:
@@ -146,6 +164,8 @@ class Service:
                     over.set()
                     await _end(running)
         finally:
+            if self._access_log is not None:
+                await asyncio.to_thread(self._access_log.close)
             self._upstream.close()
             await self._kube.close()
             await self._kinds.close()
@@ -153,6 +173,7 @@ class Service:
     async def _listen(self) -> None:
         settings, readiness = self._role.settings, self._role.readiness
         listener = Listener(self._proxy.handle, on_refused=self._proxy.count_refused)
+        self.measures.connections.set_function(lambda: float(listener.size))
         try:
             try:
                 await listener.start(settings.proxy_host, settings.proxy_port, self._tls)

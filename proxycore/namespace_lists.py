@@ -47,6 +47,11 @@ class NamespaceLists:
         self._passing = passing
         self._rendered = RenderedLists()
 
+    @property
+    def kept(self) -> int:
+        """How many rendered lists are kept."""
+        return len(self._rendered)
+
     async def answer(
         self,
         request: Request,
@@ -68,7 +73,7 @@ class NamespaceLists:
                 run.route = "filter"
                 await self._filtered(request, run, identity, ListUpstream(names, query))
                 return
-            upstream = await self._upstream.as_proxy("GET", f"{NAMESPACES}?{narrowed}", passed)
+            upstream = await run.upstream(self._upstream.as_proxy("GET", f"{NAMESPACES}?{narrowed}", passed))
             # The answer's resourceVersion must not be newer than the grants that it was narrowed by: a watch goes on
             # from it.
             if (current := self._feed.names(identity)) == names:
@@ -109,7 +114,7 @@ class NamespaceLists:
         form = negotiate(request.value("accept"), watch=False)
         whole = msgspec.structs.replace(query, passed_on=())
         target = f"{NAMESPACES}?{whole.upstream(None)}"
-        upstream = await self._upstream.as_proxy("GET", target, [("Accept", "application/json")])
+        upstream = await run.upstream(self._upstream.as_proxy("GET", target, [("Accept", "application/json")]))
         if upstream.code != _OK:
             await self._passing.relay(request, run, upstream)
             return

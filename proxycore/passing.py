@@ -69,11 +69,12 @@ class Passing:
             if request.has_body:
                 raise RefusedError(bad_request("an upgrade must not have a body"))
             asked.passed.extend([("Connection", "Upgrade"), ("Upgrade", protocol)])
-        upstream = await self.send(asked, asked.passed)
+        upstream = await run.upstream(self.send(asked, asked.passed))
         if protocol and upstream.code == SWITCHING:
             run.route = "upgrade"
             run.began()
-            await tunnel(request, upstream)
+            with run.tunnelling():
+                await tunnel(request, upstream)
             return
         if upstream.code == _FORBIDDEN and not asked.passes:
             exists = self._feed.record(info.namespace) is not None
@@ -94,12 +95,14 @@ class Passing:
     async def read_one(self, asked: Asked, name: str) -> None:
         """Read a Namespace of the caller's under the proxy's account."""
         target = f"{NAMESPACES}/{quote(name, safe='')}" + (f"?{asked.info.query}" if asked.info.query else "")
-        await self.relay(asked.request, asked.run, await self._upstream.as_proxy("GET", target, asked.passed))
+        upstream = await asked.run.upstream(self._upstream.as_proxy("GET", target, asked.passed))
+        await self.relay(asked.request, asked.run, upstream)
 
     async def write(self, asked: Asked) -> None:
         """Send a write to an object that the grants give the caller under the proxy's account, and record it."""
         body = asked.request if asked.request.has_body else None
-        upstream = await self._upstream.as_proxy(asked.request.method, asked.info.target, asked.passed, body=body)
+        sent = self._upstream.as_proxy(asked.request.method, asked.info.target, asked.passed, body=body)
+        upstream = await asked.run.upstream(sent)
         self._auditor.written(asked.info, asked.acting.identity, code=upstream.code)
         await self.relay(asked.request, asked.run, upstream)
 
@@ -110,7 +113,7 @@ class Passing:
             await self.forward(asked)
             return
         readable = [header for header in asked.passed if header[0].lower() not in _ACCEPTS]
-        upstream = await self.send(asked, [*readable, ("Accept", "application/json")])
+        upstream = await asked.run.upstream(self.send(asked, [*readable, ("Accept", "application/json")]))
         if upstream.code not in _REVIEWED:
             await self.relay(request, asked.run, upstream)
             return
@@ -133,5 +136,9 @@ class Passing:
         run.began()
         if upstream.code in REFUSALS:
             self._auditor.refused(run.info, run.identity, code=upstream.code, why="refused by the API server")
-        ends = run.info.verb == "watch" or run.info.subresource == "log"
-        await relay(request, upstream, self._stopping, ends_on_stop=ends)
+        run.answer = upstream
+        if run.info.verb == "watch":
+            with run.watching("forwarded"):
+                await relay(request, upstream, self._stopping, ends_on_stop=True)
+        else:
+            await relay(request, upstream, self._stopping, ends_on_stop=run.info.subresource == "log")

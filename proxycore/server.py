@@ -17,6 +17,7 @@ from proxycore.headers import asked_identity, forwarded
 from proxycore.namespace_lists import NamespaceLists
 from proxycore.narrowing import narrowed
 from proxycore.passing import REFUSALS, Passing
+from proxycore.patterns import OTHER
 from proxycore.policy import (
     Filtered,
     Forward,
@@ -36,9 +37,9 @@ from proxycore.statuses import RefusedError, Status
 from proxycore.watching import BOOKMARK_INTERVAL, NamespaceWatch
 
 if TYPE_CHECKING:
-    from eventcore.metrics import Metrics
     from eventcore.reading import Reader
     from eventcore.views import AccessView, GrantRecord
+    from proxycore.access_log import AccessLog
     from proxycore.auditing import Auditor
     from proxycore.authentication import Authenticator
     from proxycore.callers import Callers
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from proxycore.filtered import FilteredKinds
     from proxycore.freshness import Freshener
     from proxycore.impersonating import Impersonator
+    from proxycore.measures import Measures
     from proxycore.plane.exchange import Request
     from proxycore.policy import Decision
     from proxycore.requestinfo import RequestInfo
@@ -79,7 +81,8 @@ class Proxy:
         freshener: Freshener,
         upstream: Upstream,
         auditor: Auditor,
-        metrics: Metrics,
+        measures: Measures,
+        access_log: AccessLog | None,
         stopping: asyncio.Event,
         bookmark_interval: float = BOOKMARK_INTERVAL,
     ) -> None:
@@ -91,7 +94,8 @@ class Proxy:
         self._kinds = kinds
         self._freshener = freshener
         self._auditor = auditor
-        self._counts = Counts(metrics)
+        self._counts = Counts(measures)
+        self._access_log = access_log
         self._stopping = stopping
         self._passing = Passing(
             access=access,
@@ -103,6 +107,7 @@ class Proxy:
             stopping=stopping,
         )
         self._lists = NamespaceLists(feed, upstream, self._passing)
+        measures.watch_size("lists", lambda: self._lists.kept)
         self._bookmark_interval = bookmark_interval
 
     async def handle(self, request: Request) -> None:
@@ -117,20 +122,25 @@ class Proxy:
         except RefusedError as error:
             self._refuse(request, run, error.status)
         except ConnectionError:
-            run.done("gone")
+            self._over(request, run, gone=True)
             return
         except asyncio.CancelledError:
-            run.done("gone")
+            self._over(request, run, gone=True)
             raise
         except Exception as error:  # noqa: BLE001 - a bug must not show its traceback to a client
             log.error("request failed", error=error, method=request.method, route=run.route)
             failed = Status(code=_FAILED, reason="InternalError", message="the proxy failed on this request")
             self._refuse(request, run, failed)
-        run.done(str(request.answer_code))
+        self._over(request, run)
+
+    def _over(self, request: Request, run: Run, *, gone: bool = False) -> None:
+        run.done("gone" if gone else str(request.answer_code))
+        if self._access_log is not None:
+            self._access_log.take(request, run, gone=gone)
 
     def count_refused(self, code: int) -> None:
         """Count what was refused before it could be read as a request."""
-        self._counts.answered("refused", "other", str(code))
+        self._counts.answered("refused", "other", str(code), OTHER, 0.0)
 
     async def _answer(self, request: Request, run: Run) -> None:
         info = run.info = _read(request.method, request.target)
@@ -138,16 +148,20 @@ class Proxy:
         if (request.value("expect") or _EXPECTED).lower() != _EXPECTED:
             raise RefusedError(Status(code=417, reason="BadRequest", message="only Expect: 100-continue is known"))
         caller, token = await self._callers.identify(request, info)
-        run.identity = caller.identity
+        run.caller = run.identity = caller.identity
         acting = await self._impersonator.resolve(caller.identity, asked_identity(headers))
         run.identity = acting.identity
         grants, freshness = self._access.view, self._freshener.recent()
         if info.tenant:
             acting = narrowed(acting, info.tenant, grants, freshness)
         passes = self._callers.passes(info, acting.identity)
+        run.identified()
         decision = Forward() if passes else decide(info, acting.identity, grants, freshness)
         if isinstance(decision, Filtered) and not await self._kinds.is_served(decision):
             decision = decide(info, acting.identity, grants, self._freshener.recent(), discovered=False)
+        run.decided()
+        if self._auditor.everything:
+            self._auditor.decided(info, acting.identity, decision=type(decision).__name__)
         passed = forwarded(headers, request.peer, self._callers.own_headers)
         await self._serve(Asked(request, run, info, passed, caller, acting, token, passes=passes), decision)
 
@@ -184,7 +198,7 @@ class Proxy:
             run.route = "granted"
             await self._passing.write(asked)
             return
-        answer = await self._kinds.answer(decision, request.value("accept"))
+        answer = await run.upstream(self._kinds.answer(decision, request.value("accept")))
         if answer is None:
             run.route = "forward"
             await self._passing.forward(asked)
@@ -220,7 +234,8 @@ class Proxy:
         begin_stream(request)
         asked.run.began()
         try:
-            await watch.run(self._stopping)
+            with asked.run.watching("memory" if isinstance(decision, WatchMemory) else "filtered"):
+                await watch.run(self._stopping)
         except TimeoutError:
             log.info("client of a watch is too slow")
             request.break_off()

@@ -33,6 +33,9 @@ WRITE_SECONDS: Final = 60.0
 """A client that takes nothing for so long is disconnected."""
 FIRST_SECONDS: Final = 2.0
 """What a new connection has to send its first request once the port closes."""
+QUIET_SECONDS: Final = 0.25
+"""A kept connection that is silent for so long is closed once the port closes; the next request of a busy one may be
+on its way, and its answer says that it is the last."""
 LINGER_SECONDS: Final = 2.0
 """What a client has to read why its body was not wanted."""
 REFUSED_SECONDS: Final = 0.05
@@ -215,16 +218,18 @@ class ClientConnection(asyncio.Protocol):
         self.transport.abort()
 
     def stop(self) -> None:
-        """Close if nothing is in hand; otherwise the answer in hand is the last.
+        """Close once it is quiet; until then a request that comes, or is half there, gets its answer, the last one.
 
         A connection that just opened has its first request on the way, and is given a moment for it.
         """
-        if self._request is None and not self._closing:
-            if self._served:
-                self._close()
-            else:
-                self._served = True
-                self._loop.call_later(FIRST_SECONDS, self.stop)
+        if self._request is not None or self._closing or self._buffer:
+            return  # what is in hand is the last; half a head has its own time limit
+        quiet = QUIET_SECONDS if self._served else FIRST_SECONDS
+        left = max(self._heard, self._since) + quiet - self._loop.time()
+        if left <= 0:
+            self._close()
+        else:
+            self._loop.call_later(left, self.stop)
 
     def look(self, now: float) -> None:
         """Act on what takes too long. Called about once a second."""

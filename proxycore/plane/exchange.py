@@ -80,6 +80,7 @@ class Request:
         self.answer_code = 0
         self.answer_over = False
         self.held_bytes = 0
+        self.sent = 0  # bytes of the answer's body, before they are framed
         self._connection = connection
         self._keeps = head.keeps
         self._chunks = head.chunks
@@ -209,6 +210,7 @@ class Request:
         if not piece or self._framing == "none":
             return
         head, self._head = self._head, b""
+        self.sent += len(piece)
         if self._framing == "chunks":
             piece = chunk(piece)
         elif self._framing == "length":

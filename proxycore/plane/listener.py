@@ -41,6 +41,11 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def size(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         """Listen; OSError when the address cannot be had. Several processes may share one port."""
         self._server = await self.loop.create_server(

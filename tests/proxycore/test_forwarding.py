@@ -149,9 +149,10 @@ class Between:
         service: Service,
         session: aiohttp.ClientSession,
         tls: ssl.SSLContext,
-        settings: Settings,
+        role: Role,
     ) -> None:
-        self.settings = settings
+        self.role = role
+        self.settings = role.settings
         self.upstream = upstream
         self.service = service
         self.session = session
@@ -213,7 +214,7 @@ async def run_between(
                 await service.listening.wait()
             assert await service.feed.settled(15)
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls), auto_decompress=False) as session:
-                yield Between(upstream, service, session, tls, settings)
+                yield Between(upstream, service, session, tls, role)
         finally:
             role.stopping.set()
             await asyncio.wait_for(task, 20)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = get("proxy.certificates")
 
-LOOK_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 1.0
 _State = tuple[tuple[int, int, int], ...] | None
 
 

@@ -16,6 +16,7 @@ import click
 from eventcore import logs
 from eventcore.errors import SettingsError, TetherError
 from tether.cli_bus import audit, replay, topology
+from tether.cli_certs import certs
 from tether.cli_dev import demo, dev, devcluster
 from tether.cli_doctor import doctor
 from tether.cli_generate import kubeconfig_group
@@ -37,7 +38,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     "Try it": ("demo", "dev"),
     "Roles, each a process; run as many of each as you like": ("watch", "route", "work", "proxy"),
     "Tenants": ("tenant", "kubeconfig", "migrate"),
-    "Operate": ("doctor", "status", "topology", "audit", "replay", "settings"),
+    "Operate": ("doctor", "status", "certs", "topology", "audit", "replay", "settings"),
     "Develop": ("devcluster",),
 }
 
@@ -73,7 +74,7 @@ def cli() -> None:
 for _command in (watch, route, work, proxy, topology, replay, audit, dev, demo, devcluster, settings_command):
     cli.add_command(_command)
 
-for _command in (tenant, kubeconfig_group, migrate, doctor, status):
+for _command in (tenant, kubeconfig_group, migrate, doctor, status, certs):
     cli.add_command(_command)
 
 

@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from eventcore.kube import ObjectRef, api_path
-from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, LABEL_COMPONENT
+from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, COMPONENT_CA, LABEL_COMPONENT
 from workers.names import binding_name, lockdown_name, role_binding_name, token_name
 from workers.ownership import Account
 
@@ -82,11 +82,14 @@ class Target(msgspec.Struct, frozen=True, order=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """One object as it should be. ``content`` is everything beside apiVersion, kind and metadata."""
+    """One object as it should be. ``content`` is everything beside apiVersion, kind and metadata.
+
+    ``account`` is None for a copy of the CA alone.
+    """
 
     target: Target
     component: str
-    account: Account
+    account: Account | None
     tenant: str = ""
     content: dict[str, Any]
     labels: dict[str, str] = {}
@@ -95,7 +98,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def body(self, uid: str = "") -> dict[str, Any]:
         """Return the JSON to write; with a uid, server-side apply touches that very object and never makes one."""
-        annotations = {ANNOTATION_ACCOUNT: str(self.account), **self.annotations}
+        annotations = {**({ANNOTATION_ACCOUNT: str(self.account)} if self.account else {}), **self.annotations}
         if self.tenant:
             annotations[ANNOTATION_TENANT] = self.tenant
         metadata: dict[str, Any] = {
@@ -115,6 +118,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def account_ref(account: Account, uid: str = "") -> ObjectRef:
     """Return what an Event about an account refers to."""
     return ObjectRef(api_version="v1", kind="ServiceAccount", name=account.name, namespace=account.namespace, uid=uid)
+
+
+def namespace_ref(name: str, uid: str = "") -> ObjectRef:
+    """Return what an Event about a Namespace refers to."""
+    return ObjectRef(api_version="v1", kind="Namespace", name=name, uid=uid)
+
+
+def authority_copy(target: Target, bundle: bytes) -> Manifest:
+    """Return a copy of the proxy's CA: public certificates, whatever the source holds beside them."""
+    if target.kind == "Secret":
+        content: dict[str, Any] = {"type": SECRET_TYPE, "data": dict.fromkeys(("ca", "ca.crt"), encoded(bundle))}
+    else:
+        content = {"data": {"ca.crt": bundle.decode()}}
+    return Manifest(target=target, component=COMPONENT_CA, account=None, content=content)
 
 
 def home_role_binding(account: Account, tenant: str, cluster_role: str) -> Manifest:

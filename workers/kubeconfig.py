@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from eventcore.consumer import Retry
 from workers.authority import Authority, AuthorityError, Trust
+from workers.ca_copies import copy_authority, is_copy
 from workers.context import SOON, asked, guarded, until
 from workers.desired import (
     ANNOTATION_DIGEST,
@@ -45,8 +46,18 @@ class _MissingError(Exception):
 
 
 def make(context: Context) -> Reconcile:
-    """Return the reconciler of one kubeconfig; its key is (namespace, name, target namespace)."""
-    return guarded(context, partial(_reconcile, context, Authority(context.writer, context.settings)))
+    """Return the reconciler of one kubeconfig; its key is (namespace, name, target namespace).
+
+    A key of two parts is that of a copy of the proxy's CA, which comes from the same source.
+    """
+    authority = Authority(context.writer, context.settings)
+
+    async def reconcile(run: Run) -> Result:
+        if is_copy(run.key):
+            return await copy_authority(context, authority, run)
+        return await _reconcile(context, authority, run)
+
+    return guarded(context, reconcile)
 
 
 async def _reconcile(context: Context, authority: Authority, run: Run) -> Result:

@@ -15,6 +15,8 @@ import msgspec
 from eventcore.keys import ObjectKey
 from eventcore.objects import (
     ANNOTATION_ACCOUNT,
+    ANNOTATION_PROXY_CA,
+    COMPONENT_CA,
     LABEL_COMPONENT,
     CapsuleConfiguration,
     CapsuleConfigurationSpec,
@@ -111,6 +113,8 @@ class Relations:
         self._copies_in: defaultdict[str, set[Account]] = defaultdict(set)
         self._lockdown_in: defaultdict[str, set[Account]] = defaultdict(set)
         self._users: frozenset[Account] = frozenset()
+        self._ca_wanted: set[str] = set()
+        self._ca_copies: defaultdict[str, set[ObjectKey]] = defaultdict(set)
 
     # What is asked.
 
@@ -216,6 +220,10 @@ class Relations:
         """Return the accounts that have a kubeconfig of ours in a namespace."""
         return self._copies_in.get(namespace, set())
 
+    def ca_namespaces(self) -> set[str]:
+        """Return the namespaces that ask for a copy of the proxy's CA, or have one of ours."""
+        return self._ca_wanted | set(self._ca_copies)
+
     def targets(self, account: Account, tenants: set[str]) -> set[str]:
         """Return the namespaces where the kubeconfig of an account belongs that owns these tenants."""
         service_account = self.accounts.get(account)
@@ -296,6 +304,8 @@ class Relations:
         for tenant in namespace_claims(new) if new else ():
             _member(self._claims, tenant, name, present=True)
         _put(self.namespaces, name, new)
+        wants = new is not None and ANNOTATION_PROXY_CA in new.metadata.annotations
+        (self._ca_wanted.add if wants else self._ca_wanted.discard)(name)
         self._prove(name)
 
     def _prove(self, name: str) -> None:
@@ -369,6 +379,7 @@ class Relations:
         return not allowed or account not in self._promoted.get(account.namespace, ())
 
     def _own(self, key: ObjectKey, old: Meta | None, new: Meta | None) -> None:
+        _member(self._ca_copies, key.namespace, key, present=is_ca_copy(new))
         before, after = own_account(old), own_account(new)
         if before and before != after:
             self._objects[before].pop(key, None)
@@ -396,6 +407,11 @@ def live(record: ObjectRecord | None) -> KubeObject | None:
 def own_account(metadata: Meta | None) -> Account | None:
     """Return the account that an object of ours was made for."""
     return Account.of_text(metadata.annotations.get(ANNOTATION_ACCOUNT, "")) if metadata else None
+
+
+def is_ca_copy(metadata: Meta | None) -> bool:
+    """Tell whether an object of ours is a copy of the proxy's CA."""
+    return metadata is not None and metadata.labels.get(LABEL_COMPONENT) == COMPONENT_CA
 
 
 def is_lockdown(key: ObjectKey, account: Account) -> bool:

@@ -16,7 +16,7 @@ from workers.desired import ANNOTATION_DIGEST
 from workers.names import same_cluster_role
 from workers.ownership import LABEL_PROMOTE, Account, Owner, is_live, namespace_claims
 from workers.proxy_settings import setting_subjects
-from workers.relations import OWN_KINDS, Relations, is_lockdown, live, own_account
+from workers.relations import OWN_KINDS, Relations, is_ca_copy, is_lockdown, live, own_account
 from workers.setting_status import status_key
 from workers.user_entries import listed, remembered
 
@@ -53,6 +53,7 @@ def route(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
             routes = _configuration_change(change, relations) | _statuses(relations.settings.all)
         case "CASecret" | "CAConfigMap":
             routes = set().union(*(kubeconfig_routes(account, relations) for account in relations.interesting()))
+            routes |= {ca_route(namespace) for namespace in relations.ca_namespaces()}
         case "ProxySetting" | "GlobalProxySettings":
             routes = _setting_change(change, relations, target, (old, new))
         case kind if kind in OWN_KINDS:
@@ -63,6 +64,7 @@ def route(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
 def all_routes(relations: Relations) -> set[Route]:
     """Return every key: of desired state, and of our own objects that may have lost their reason."""
     routes: set[Route] = {("access", CONFIG_KEY)}
+    routes |= {ca_route(namespace) for namespace in relations.ca_namespaces()}
     for account in relations.interesting():
         routes |= account_routes(account, relations)
     for name in relations.tenants:
@@ -96,6 +98,11 @@ def lockdown_routes(account: Account, relations: Relations) -> set[Route]:
 def kubeconfig_key(account: Account, target: str) -> Key:
     """Return the key of what an account has in one namespace."""
     return key(account.namespace, account.name, target)
+
+
+def ca_route(namespace: str) -> Route:
+    """Return the key of the copy of the proxy's CA in a namespace: two parts, where a kubeconfig's has three."""
+    return "kubeconfig", key("ca", namespace)
 
 
 def account_grant_key(account: Account) -> Key:
@@ -185,6 +192,8 @@ def _namespace_routes(name: str, relations: Relations) -> set[Route]:
     """Return what depends on whose a namespace is, and on whether it is there."""
     routes: set[Route] = set()
     routes |= _settings_in(name, relations)
+    if name in relations.ca_namespaces():
+        routes.add(ca_route(name))
     namespace = relations.namespaces.get(name)
     claims = set(namespace_claims(namespace)) if namespace else set()
     for tenant in claims | {relations.tenant_of(name)} - {""}:
@@ -282,6 +291,8 @@ def _own_routes(states: tuple[KubeObject | None, KubeObject | None], relations: 
     routes: set[Route] = set()
     for state in states:
         metadata = state.metadata if state else None
+        if metadata is not None and is_ca_copy(metadata):
+            routes.add(ca_route(metadata.namespace))
         account = own_account(metadata)
         if metadata is None or account is None:
             continue

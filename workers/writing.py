@@ -20,8 +20,8 @@ from eventcore.errors import AlreadyExistsError, ConflictError, InvalidError, Ku
 from eventcore.events import AuditRecord, now
 from eventcore.kube import api_path
 from eventcore.logs import get
-from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, LABEL_COMPONENT
-from workers.desired import ANNOTATION_DIGEST, account_ref
+from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, COMPONENT_CA, LABEL_COMPONENT
+from workers.desired import ANNOTATION_DIGEST, account_ref, namespace_ref
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -73,8 +73,10 @@ class Existing(msgspec.Struct, frozen=True):
         """Tell whether Tether made it: either mark will do, since a tenant can strip one."""
         return LABEL_COMPONENT in self.labels or ANNOTATION_ACCOUNT in self.annotations
 
-    def belongs_to(self, account: Account) -> bool:
-        """Tell whether Tether made it for this account."""
+    def belongs_to(self, account: Account | None) -> bool:
+        """Tell whether Tether made it for this account; for None, as a copy of the CA."""
+        if account is None:
+            return self.labels.get(LABEL_COMPONENT) == COMPONENT_CA and ANNOTATION_ACCOUNT not in self.annotations
         return self.marked and self.annotations.get(ANNOTATION_ACCOUNT, str(account)) == str(account)
 
 
@@ -137,7 +139,7 @@ class Writer:
             await self.record(run, what, manifest.target, manifest.account, manifest.tenant)
         return "renewed" if renewed else "updated"
 
-    async def remove(self, run: Run, target: Target, account: Account, *, action: str, tenant: str = "") -> bool:
+    async def remove(self, run: Run, target: Target, account: Account | None, *, action: str, tenant: str = "") -> bool:
         """Delete an object if Tether made it for this account; tell whether there was one to delete."""
         existing = await self.read(target)
         if existing is None or not existing.belongs_to(account):
@@ -213,8 +215,11 @@ class Writer:
             raise ConflictError(f"{manifest.target} has just been made anew by somebody else") from None
         await self.record(run, "written", manifest.target, manifest.account, manifest.tenant)
 
-    async def refuse(self, run: Run, target: Target, account: Account, tenant: str, existing: Existing) -> None:
-        """Leave an object that somebody else made, and say so once: an Event on the account and a record."""
+    async def refuse(self, run: Run, target: Target, account: Account | None, tenant: str, existing: Existing) -> None:
+        """Leave an object that somebody else made, and say so once: an Event on the account and a record.
+
+        Without an account, the Event is on the Namespace.
+        """
         message = (
             f"{target} exists and was not made by Tether, so it is left as it is: "
             "delete or rename it, and Tether makes its own"
@@ -223,7 +228,7 @@ class Writer:
         await self.tell(
             run,
             _topic(run, target),
-            account_ref(account),
+            account_ref(account) if account else namespace_ref(target.namespace),
             reason="ForeignObject",
             message=message,
             about=existing.uid,

@@ -5,6 +5,7 @@ A real API server alone evaluates them; the embedded one serves no ``admissionre
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ ENABLED = "capsule.addon.fluxcd/enabled"
 COMPONENT = "capsule-tether.io/component"
 MARK = "capsule-tether.io/account"
 RBAC = "rbac.authorization.k8s.io"
+ASKS = "capsule-tether.io/proxy-ca"
+NAMESPACES = api_path("", "v1", "namespaces")
 ROLES, BINDINGS = api_path(RBAC, "v1", "clusterroles"), api_path(RBAC, "v1", "clusterrolebindings")
 CONFIGURATION = api_path("capsule.clastix.io", "v1beta2", "capsuleconfigurations", name="default")
 WORKER = "system:serviceaccount:capsule-system:tether-worker"
@@ -97,7 +100,15 @@ async def test_tether_does_all_its_work_under_the_policies(
     tenancy: Tenancy,
     until: Any,
 ) -> None:
-    await cluster.restart("router", "worker", TETHER_FLUX_SERVICE_ACCOUNT=ACCOUNT, TETHER_CAPSULE_USERS="true")
+    rights = manifests.read(manifests.shipped("deploy/optional") / "configmaps.yaml")
+    applier = manifests.Applier(tenancy.admin, "person")
+    await applier.apply(rights)
+    on = {
+        "TETHER_FLUX_SERVICE_ACCOUNT": ACCOUNT,
+        "TETHER_CAPSULE_USERS": "true",
+        "TETHER_KUBECONFIG_CONFIGMAPS": "true",
+    }
+    await cluster.restart("watcher", "router", "worker", **on)
     entry = {"kind": "ServiceAccount", "name": tenancy.user}
 
     async def listed() -> bool:
@@ -135,12 +146,25 @@ async def test_tether_does_all_its_work_under_the_policies(
 
         await until(put_right)
 
+        # When a namespace asks for the proxy's CA, then it has it, of either kind, and the account its ConfigMap
+        for kind in ("secret", "configmap"):
+            await tenancy.admin.merge_patch(f"{NAMESPACES}/{own}", {"metadata": {"annotations": {ASKS: kind}}})
+            copy = await tenancy.must("Secret" if kind == "secret" else "ConfigMap", own, "capsule-proxy")
+            assert set(copy["data"]) == ({"ca", "ca.crt"} if kind == "secret" else {"ca.crt"})
+        await tenancy.gone("Secret", own, "capsule-proxy")
+        beside = {"capsule-tether.io/kubeconfig-configmap": "beside"}
+        await tenancy.apply(tenancy.account(**{ENABLED: "true"}, **beside))
+        await tenancy.must("ConfigMap", tenancy.home, f"{ACCOUNT}-kubeconfig")
+        await tenancy.admin.merge_patch(f"{NAMESPACES}/{own}", {"metadata": {"annotations": {ASKS: None}}})
+        await tenancy.gone("ConfigMap", own, "capsule-proxy")
+
         # When it is switched off, then everything goes
         await tenancy.apply(tenancy.account(**{ENABLED: "false"}))
         for kind, namespace, name in (
             ("RoleBinding", own, lockdown),
             ("Secret", own, f"{ACCOUNT}-kubeconfig"),
             ("Secret", tenancy.home, f"{ACCOUNT}-token"),
+            ("ConfigMap", tenancy.home, f"{ACCOUNT}-kubeconfig"),
             ("RoleBinding", tenancy.home, ACCOUNT),
             ("ClusterRoleBinding", "", tenancy.impersonator),
             ("ClusterRole", "", tenancy.impersonator),
@@ -148,7 +172,9 @@ async def test_tether_does_all_its_work_under_the_policies(
             await tenancy.gone(kind, namespace, name)
         await until(unlisted)
     finally:
-        await cluster.restart("router", "worker")
+        await cluster.restart("watcher", "router", "worker")
+        for obj in reversed(rights):
+            await tenancy.admin.delete(await applier.path(obj))
 
 
 async def test_with_the_workers_account_nobody_grants_anything_else(
@@ -325,6 +351,86 @@ async def test_with_the_workers_account_nobody_makes_other_secrets_and_tokens(
         namespace, name = whose.split("/")
         answer = await worker.post(f"{place('serviceaccounts', namespace)}/{name}/token", body)
         assert denied(answer), (what, answer)
+
+
+async def test_with_the_workers_account_a_copy_of_the_ca_is_that_alone(
+    worker: Client, tenancy: Tenancy, until: Any
+) -> None:
+    # Given the worker may write ConfigMaps, and namespaces that ask for a copy, of each kind and not at all
+    await tenancy.make()
+    rights = manifests.read(manifests.shipped("deploy/optional") / "configmaps.yaml")
+    applier = manifests.Applier(tenancy.admin, "person")
+    await applier.apply(rights)
+    places = {kind: f"{kind}-{tenancy.name}" for kind in ("secret", "configmap", "neither")}
+    for kind, name in places.items():
+        metadata: Object = {"name": name, "annotations": {} if kind == "neither" else {ASKS: kind}}
+        await tenancy.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+    made = as_new(await tenancy.must("Secret", places["secret"], "capsule-proxy"))
+    await tenancy.admin.delete(f"{place('secrets', places['secret'])}/capsule-proxy")
+    ours = {COMPONENT: "ca"}
+    ca = base64.b64decode(made["data"]["ca"]).decode()
+    text: Object = {"metadata": {"name": "capsule-proxy", "labels": ours}, "data": {"ca.crt": ca}}
+    flux = {"provider": "generic", "serviceAccountName": ACCOUNT}
+    mark = {MARK: f"{tenancy.home}/{ACCOUNT}"}
+    of_account: Object = {
+        "metadata": {"name": f"{ACCOUNT}-a", "labels": {COMPONENT: "kubeconfig"}, "annotations": mark},
+        "data": flux,
+    }
+    secrets = {kind: place("secrets", name) for kind, name in places.items()}
+    maps = {kind: place("configmaps", name) for kind, name in places.items()}
+    home = place("configmaps", tenancy.home)
+
+    async def accepted() -> bool:
+        # Tether makes its own at the same time, and RBAC takes a moment to hold.
+        tried = [(secrets["secret"], made), (maps["configmap"], text), (home, of_account)]
+        return {(await worker.post(where, body, params=DRY)).status for where, body in tried} <= {201, 409}
+
+    try:
+        await until(accepted)
+        named, alone, holds = "under its own name", "the CA and nothing else", "what Flux reads, or the CA"
+        owner = [{"apiVersion": "v1", "kind": "Pod", "name": "a", "uid": "a"}]
+        more = {"data": {**made["data"], "tls.key": "eA=="}}
+        service = {"type": "kubernetes.io/service-account-token"}
+        of_default = {"annotations": {"kubernetes.io/service-account.name": "default"}}
+        tries = [
+            (named, secrets["neither"], as_new(made, namespace=None)),
+            (named, secrets["configmap"], as_new(made, namespace=None)),
+            (named, place("secrets", "capsule-system"), as_new(made, namespace=None)),
+            (named, place("secrets", "kube-system"), as_new(made, namespace=None)),
+            (named, secrets["secret"], as_new(made, name="another")),
+            (alone, secrets["secret"], as_new(made) | more),
+            (alone, secrets["secret"], as_new(made, **of_default) | service),
+            (alone, secrets["secret"], as_new(made) | {"type": "example.com/other"}),
+            (alone, secrets["secret"], as_new(made, ownerReferences=owner)),
+            (alone, secrets["secret"], as_new(made, annotations=mark)),
+            (named, maps["neither"], as_new(text) | {"data": text["data"]}),
+            (named, maps["secret"], as_new(text)),
+            (named, place("configmaps", "kube-system"), as_new(text)),
+            (named, maps["configmap"], as_new(text, name="kube-root-ca.crt")),
+            (holds, maps["configmap"], as_new(text) | {"data": {"ca.crt": ca, "more": "x"}}),
+            (holds, maps["configmap"], as_new(text) | {"binaryData": {"more": "eA=="}}),
+            ("must be kubeconfig", maps["configmap"], as_new(text, labels=None)),
+            ("must name an account", home, as_new(of_account, annotations=None)),
+            ("in the home of its account", maps["configmap"], as_new(of_account)),
+            ("in the home of its account", home, as_new(of_account, name="a")),
+            (holds, home, as_new(of_account) | {"data": flux | {"more": "x"}}),
+            ("have no owner", home, as_new(of_account, ownerReferences=owner)),
+        ]
+        for why, collection, body in tries:
+            answer = await worker.post(collection, body, params=DRY)
+            assert denied(answer), (why, body, answer)
+            assert why in answer.body["message"], (body, answer)
+
+        # Nor is somebody else's made into a copy, or deleted
+        root = f"{maps['configmap']}/kube-root-ca.crt"
+        assert denied(await worker.patch(root, {"data": {"ca.crt": "x"}}, **DRY))
+        assert denied(await worker.patch(root, {"metadata": {"labels": ours}}, **DRY))
+        assert denied(await worker.delete(root, params=DRY))
+    finally:
+        for obj in reversed(rights):
+            await tenancy.admin.delete(await applier.path(obj))
+        for name in places.values():
+            await tenancy.admin.delete(f"{NAMESPACES}/{name}")
 
 
 async def test_with_more_rights_by_mistake_a_worker_still_writes_nothing_else(

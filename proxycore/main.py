@@ -138,6 +138,11 @@ class Service:
         show("impersonations", lambda: self._impersonator.size)
         self.measures.cache_age.set_function(lambda: self._freshener.now().age)
 
+    @property
+    def fresh(self) -> bool:
+        """Whether memory is current enough to decide by."""
+        return self._freshener.now().fresh
+
     async def run(self) -> None:
         """Serve until the role is told to stop; StartError when the port cannot be had."""
         stopping, settings = self._role.stopping, self._role.settings

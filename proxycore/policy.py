@@ -193,12 +193,12 @@ def _filtered(info: RequestInfo, kind: ProxiedKind, scope: Scope, *, reads: bool
 
 
 def is_missing(info: RequestInfo, identity: Identity, grants: Grants, freshness: Freshness, *, exists: bool) -> bool:
-    """Tell whether a 403 for this request is better a 404: an object is asked for in a namespace that is not there.
+    """Tell whether a 403 for this request is better a 404: a namespace that is not there, or an object in one.
 
     Installers take a 403 for a failure and a 404 for "make it". Only who owns a tenant is told: it learns nothing that
     an attempt to create the namespace would not tell it.
     """
-    asked = info.method == "GET" and info.verb == "get" and info.is_resource and info.resource != "namespaces"
+    asked = info.method == "GET" and info.verb == "get" and info.is_resource
     return (
         asked
         and bool(info.namespace and info.name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -11,6 +12,9 @@ from eventcore.grants import Choice, SelectorTerm, SubjectGrant, TenantGrant
 from proxycore.identities import Identity
 from proxycore.reviews import REASON, add_access, add_rules
 from tests.proxycore.conftest import TABLE, Tenant, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ACCESS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 RULES = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
@@ -181,6 +185,9 @@ async def test_an_object_in_a_missing_namespace_is_not_found_for_an_owner(owner:
     assert found.body["details"] == {"name": "x", "kind": "serviceaccounts"}
     assert group.body["message"] == 'deployments.apps "x" not found'
 
+    namespace = await owner.get("/api/v1/namespaces/not-there")
+    assert (namespace.status, namespace.body["message"]) == (404, 'namespaces "not-there" not found')
+
 
 @pytest.mark.parametrize(
     "target",
@@ -189,7 +196,10 @@ async def test_an_object_in_a_missing_namespace_is_not_found_for_an_owner(owner:
         "/api/v1/namespaces/kube-system/secrets/x",
         "/api/v1/namespaces/not-there/serviceaccounts",
         "/api/v1/namespaces/not-there/pods/x/log",
-        "/api/v1/namespaces/not-there",
+        "/api/v1/namespaces/not-there/status",
+        "/api/v1/namespaces/gas-1",
+        "/api/v1/namespaces/kube-system",
+        "/api/v1/watch/namespaces/not-there/pods/x",
     ],
 )
 async def test_any_other_403_stays(owner: Tenant, target: str) -> None:
@@ -197,8 +207,32 @@ async def test_any_other_403_stays(owner: Tenant, target: str) -> None:
     assert (await owner.get(target, headers={"Accept": TABLE})).status == 403
 
 
+@pytest.mark.parametrize("target", [MISSING, "/api/v1/namespaces/not-there"])
+async def test_a_403_of_any_other_verb_stays(owner: Tenant, target: str) -> None:
+    for method in ("HEAD", "PUT", "PATCH", "DELETE"):
+        body = {"data": b"{}"} if method in {"PUT", "PATCH"} else {}
+        kind = {"Content-Type": "application/merge-patch+json" if method == "PATCH" else "application/json"}
+        assert (await owner.request(method, target, headers=kind, **body)).status == 403, method
+
+
 async def test_who_owns_no_tenant_is_not_told_which_namespaces_there_are(world: World, owner: Tenant) -> None:
     _, token = await world.account("oil-system", "stranger")
 
-    assert (await world.client(token).get(MISSING)).status == 403
-    assert (await owner.request("DELETE", MISSING)).status == 403
+    for target in (MISSING, "/api/v1/namespaces/not-there"):
+        assert (await world.client(token).get(target)).status == 403
+        assert (await owner.get(target)).status == 404
+
+
+async def test_what_a_stale_memory_does_not_know_is_not_said_to_be_missing(world: World, owner: Tenant) -> None:
+    assert (await owner.get(MISSING)).status == 404
+    world.vouching = False
+    async with world.proxy(max_view_age=1.0, mark_interval=0.1, proxy_port=0) as second:
+        await until(lambda: not second.fresh)
+        old = type(owner)(owner.session, f"https://127.0.0.1:{second.port}", owner.token)
+        assert (await old.get(MISSING)).status == 403
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(15):
+        while not holds():
+            await asyncio.sleep(0.01)  # memory grows old without telling

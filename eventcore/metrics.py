@@ -152,13 +152,6 @@ class Metrics:
         )
 
         # The proxy.
-        self.proxy_requests = Counter(  # route, verb, code
-            "tether_proxy_requests", "Requests by route class, verb and answer", ["route", "verb", "code"], registry=of
-        )
-        self.proxy_seconds = Histogram(  # route
-            "tether_proxy_request_seconds", "Time to the first byte of an answer", ["route"], buckets=_FAST, registry=of
-        )
-        self.proxy_in_flight = Gauge("tether_proxy_requests_in_flight", "Requests that run now", registry=of)
         self.identities = Counter(  # result
             "tether_proxy_identity", "Credentials by how they were decided", ["result"], registry=of
         )

@@ -77,7 +77,7 @@ def line_of(request: Request, run: Run, *, gone: bool) -> AccessLine:
         user=_shown(identity.user) if identity is not None else "",
         caller=_shown(run.caller.user) if run.caller is not None and run.caller is not identity else "",
         groups=len(identity.groups) if identity is not None else 0,
-        method=_shown(info.method),
+        method=_shown(request.method),
         verb=_shown(info.verb),
         resource=_resource(run) if info.is_resource else "",
         namespace=_shown(info.namespace),

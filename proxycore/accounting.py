@@ -6,15 +6,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from proxycore.measures import WATCHES
+from proxycore.measures import STAGES, WATCHES
 from proxycore.patterns import OTHER, pattern
 from proxycore.requestinfo import RequestInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
     from contextlib import AbstractContextManager
-
-    from prometheus_client import Counter, Histogram
 
     from proxycore.authentication import Caller
     from proxycore.headers import Header
@@ -26,51 +24,33 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_UNREAD: Final = RequestInfo(method="", target="", path="", query="", verb="")
+
 _VERBS: Final = frozenset({"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"})
 
 
-class _Series:
-    """What counts requests of one sort, found once: finding a child by its labels costs more than counting."""
-
-    __slots__ = ("path_requests", "path_seconds", "requests")
-
-    def __init__(self, requests: Counter, path_requests: Counter, path_seconds: Histogram) -> None:
-        self.requests = requests
-        self.path_requests = path_requests
-        self.path_seconds = path_seconds
-
-
 class Counts:
-    """The counters of requests. The labels have few values each, so what is kept is bounded."""
+    """The numbers of all requests. The labels have few values each, so what is kept is bounded."""
 
     def __init__(self, measures: Measures) -> None:
-        self._measures = measures
-        self._series: dict[tuple[str, str, str, str], _Series] = {}
-        self._seconds: dict[str, Histogram] = {}
-        self.running = measures.in_flight
+        self.in_flight = 0
+        measures.in_flight.set_function(lambda: float(self.in_flight))
         self.tunnels = measures.tunnels
         self.watches = {source: measures.watches.labels(source) for source in WATCHES}
-        self.identity = measures.stages.labels("identity")
-        self.decision = measures.stages.labels("decision")
-        self.upstream = measures.stages.labels("upstream")
+        self.identity, self.decision, self.upstream = (measures.tally.stages[stage] for stage in STAGES)
+        self._answers = measures.tally.answers
+        self._paths = measures.tally.paths
+        self._first_byte = measures.tally.first_byte
 
     def answered(self, route: str, verb: str, code: str, path: str, seconds: float) -> None:
         """Count a request that took so many seconds; ``path`` is a pattern."""
         labels = route, verb, code, path
-        if (series := self._series.get(labels)) is None:
-            of = self._measures
-            series = self._series[labels] = _Series(
-                of.requests.labels(route, verb, code), of.path_requests.labels(path, code), of.path_seconds.labels(path)
-            )
-        series.requests.inc()
-        series.path_requests.inc()
-        series.path_seconds.observe(seconds)
+        self._answers[labels] = self._answers.get(labels, 0) + 1
+        self._paths[path].observe(seconds)
 
     def began(self, route: str, seconds: float) -> None:
         """Note the time to the first byte of an answer."""
-        if (histogram := self._seconds.get(route)) is None:
-            histogram = self._seconds[route] = self._measures.seconds.labels(route)
-        histogram.observe(seconds)
+        self._first_byte[route].observe(seconds)
 
 
 class Run:
@@ -80,8 +60,8 @@ class Run:
     answers to begin, ``total`` once it is done. ``answer`` is the API server's, where one was sent on.
     """
 
-    def __init__(self, counts: Counts, method: str) -> None:
-        self.info = RequestInfo(method=method, target="", path="", query="", verb="")
+    def __init__(self, counts: Counts) -> None:
+        self.info = _UNREAD
         self.caller: Identity | None = None
         self.identity: Identity | None = None
         self.route = "refused"

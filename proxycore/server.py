@@ -115,10 +115,10 @@ class Proxy:
         if request.target == PROBE:
             request.reply(_OK, b"ok", [("Content-Type", "text/plain")])
             return
-        run = Run(self._counts, request.method)
+        run = Run(self._counts)
+        self._counts.in_flight += 1
         try:
-            with self._counts.running.track_inprogress():
-                await self._answer(request, run)
+            await self._answer(request, run)
         except RefusedError as error:
             self._refuse(request, run, error.status)
         except ConnectionError:
@@ -131,6 +131,8 @@ class Proxy:
             log.error("request failed", error=error, method=request.method, route=run.route)
             failed = Status(code=_FAILED, reason="InternalError", message="the proxy failed on this request")
             self._refuse(request, run, failed)
+        finally:
+            self._counts.in_flight -= 1
         self._over(request, run)
 
     def _over(self, request: Request, run: Run, *, gone: bool = False) -> None:

@@ -67,9 +67,9 @@ class AccessLine(msgspec.Struct, frozen=True, kw_only=True):
     upstream: float
 
 
-def line_of(request: Request, run: Run, *, gone: bool) -> AccessLine:
+def line_of(run: Run, *, gone: bool) -> AccessLine:
     """Return the line of a request that is over."""
-    info, identity = run.info, run.identity
+    request, info, identity = run.request, run.info, run.identity
     return AccessLine(
         time=now().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         request=_request_id(request) or (_sane(run.answer.value("audit-id")) if run.answer is not None else ""),
@@ -107,10 +107,10 @@ class AccessLog:
     def start(self) -> None:
         self._thread.start()
 
-    def take(self, request: Request, run: Run, *, gone: bool) -> None:
+    def take(self, run: Run, *, gone: bool) -> None:
         """Take the line of a request that is over."""
         try:
-            self._lines.put_nowait(self._encoder.encode(line_of(request, run, gone=gone)))
+            self._lines.put_nowait(self._encoder.encode(line_of(run, gone=gone)))
         except queue.Full:
             self._dropped.inc()
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
     from contextlib import AbstractContextManager
 
+    from proxycore.access_log import AccessLog
     from proxycore.authentication import Caller
     from proxycore.headers import Header
     from proxycore.identities import Identity
@@ -32,9 +33,10 @@ _VERBS: Final = frozenset({"get", "list", "watch", "create", "update", "patch", 
 class Counts:
     """The numbers of all requests. The labels have few values each, so what is kept is bounded."""
 
-    def __init__(self, measures: Measures) -> None:
-        self.in_flight = 0
-        measures.in_flight.set_function(lambda: float(self.in_flight))
+    def __init__(self, measures: Measures, access_log: AccessLog | None = None) -> None:
+        self.running = 0
+        self.access_log = access_log
+        measures.in_flight.set_function(lambda: float(self.running))
         self.tunnels = measures.tunnels
         self.watches = {source: measures.watches.labels(source) for source in WATCHES}
         self.identity, self.decision, self.upstream = (measures.tally.stages[stage] for stage in STAGES)
@@ -60,7 +62,8 @@ class Run:
     answers to begin, ``total`` once it is done. ``answer`` is the API server's, where one was sent on.
     """
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: Counts, request: Request) -> None:
+        self.request = request
         self.info = _UNREAD
         self.caller: Identity | None = None
         self.identity: Identity | None = None
@@ -73,6 +76,7 @@ class Run:
         self._counts = counts
         self._begun = time.monotonic()
         self._first_byte = False
+        counts.running += 1
 
     def identified(self) -> None:
         """Note that it is known as whom the request acts."""
@@ -105,9 +109,10 @@ class Run:
             self._counts.began(self.route, time.monotonic() - self._begun)
 
     def done(self, code: str) -> None:
-        """Count the request."""
+        """Count the request, and write its access line; call it once. ``code`` is "gone" where the client went."""
         self.began()
         counts = self._counts
+        counts.running -= 1
         self.total = time.monotonic() - self._begun
         if not self.identity_seconds:
             self.identity_seconds = self.total  # it ended there
@@ -118,6 +123,8 @@ class Run:
             counts.upstream.observe(self.upstream_seconds)
         verb = self.info.verb if self.info.verb in _VERBS else "other"
         counts.answered(self.route, verb, code, pattern(self.info) if self.info.path else OTHER, self.total)
+        if counts.access_log is not None:
+            counts.access_log.take(self, gone=code == "gone")
 
 
 @dataclass(frozen=True, slots=True)

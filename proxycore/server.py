@@ -94,8 +94,7 @@ class Proxy:
         self._kinds = kinds
         self._freshener = freshener
         self._auditor = auditor
-        self._counts = Counts(measures)
-        self._access_log = access_log
+        self._counts = Counts(measures, access_log)
         self._stopping = stopping
         self._passing = Passing(
             access=access,
@@ -115,30 +114,22 @@ class Proxy:
         if request.target == PROBE:
             request.reply(_OK, b"ok", [("Content-Type", "text/plain")])
             return
-        run = Run(self._counts)
-        self._counts.in_flight += 1
+        run = Run(self._counts, request)
         try:
             await self._answer(request, run)
         except RefusedError as error:
             self._refuse(request, run, error.status)
         except ConnectionError:
-            self._over(request, run, gone=True)
+            run.done("gone")
             return
         except asyncio.CancelledError:
-            self._over(request, run, gone=True)
+            run.done("gone")
             raise
         except Exception as error:  # noqa: BLE001 - a bug must not show its traceback to a client
             log.error("request failed", error=error, method=request.method, route=run.route)
             failed = Status(code=_FAILED, reason="InternalError", message="the proxy failed on this request")
             self._refuse(request, run, failed)
-        finally:
-            self._counts.in_flight -= 1
-        self._over(request, run)
-
-    def _over(self, request: Request, run: Run, *, gone: bool = False) -> None:
-        run.done("gone" if gone else str(request.answer_code))
-        if self._access_log is not None:
-            self._access_log.take(request, run, gone=gone)
+        run.done(str(request.answer_code))
 
     def count_refused(self, code: int) -> None:
         """Count what was refused before it could be read as a request."""

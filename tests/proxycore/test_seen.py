@@ -226,7 +226,7 @@ def test_lines_that_nobody_takes_are_dropped_and_counted(monkeypatch: pytest.Mon
     log = AccessLog(Measures(metrics), written.append)
 
     for _ in range(5):  # the thread has not begun: nobody reads
-        log.take(cast("Any", None), cast("Any", None), gone=False)
+        log.take(cast("Any", None), gone=False)
     log.start()
     log.close()
 
@@ -242,7 +242,7 @@ def test_a_stdout_that_is_gone_stops_nothing(monkeypatch: pytest.MonkeyPatch) ->
     metrics = Metrics()
     log = AccessLog(Measures(metrics), gone)
     log.start()
-    log.take(cast("Any", None), cast("Any", None), gone=False)
+    log.take(cast("Any", None), gone=False)
     log.close()
 
     assert metrics.registry.get_sample_value("tether_proxy_access_lines_dropped_total") == 1.0

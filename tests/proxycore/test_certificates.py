@@ -42,7 +42,9 @@ class Mounted:
             (root / name).symlink_to(f"..data/{name}")
         settings = Settings(proxy_tls_cert=str(root / "tls.crt"), proxy_tls_key=str(root / "tls.key"))
         self.metrics = Metrics()
-        self.context = serving_tls(settings)
+        context = serving_tls(settings)
+        assert context is not None
+        self.context = context
         files = settings.proxy_tls_cert, settings.proxy_tls_key
         self.certificate = ServingCertificate(self.context, *files, Measures(self.metrics))
 

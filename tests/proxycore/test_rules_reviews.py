@@ -225,8 +225,9 @@ async def test_who_owns_no_tenant_is_not_told_which_namespaces_there_are(world: 
 
 async def test_what_a_stale_memory_does_not_know_is_not_said_to_be_missing(world: World, owner: Tenant) -> None:
     assert (await owner.get(MISSING)).status == 404
-    world.vouching = False
     async with world.proxy(max_view_age=1.0, mark_interval=0.1, proxy_port=0) as second:
+        await until(lambda: second.fresh)
+        world.vouching = False
         await until(lambda: not second.fresh)
         old = type(owner)(owner.session, f"https://127.0.0.1:{second.port}", owner.token)
         assert (await old.get(MISSING)).status == 403

@@ -18,7 +18,7 @@ _NAMESPACES: Final = "/api/v1/namespaces"
 _REVIEWS: Final = ("selfsubjectaccessreviews", "selfsubjectrulesreviews")
 _KNOWN: Final[dict[tuple[str, str], str]] = {
     ("", "namespaces"): _NAMESPACES,
-    **{(kind.group, kind.resource): kind.path("v1") for kind in KINDS if not kind.group},
+    **{(kind.group, kind.resource): f"/api/v1/{kind.resource}" for kind in KINDS if not kind.group},
     **{(kind.group, kind.resource): f"/apis/{kind.group}/{{version}}/{kind.resource}" for kind in KINDS if kind.group},
     **{("authorization.k8s.io", one): f"/apis/authorization.k8s.io/{{version}}/{one}" for one in _REVIEWS},
 }

@@ -72,7 +72,7 @@ async def test_while_no_proxy_runs_flux_reconciles_nothing_and_goes_on_when_it_i
             "Kustomization", oil.home, oil.name, f"dial tcp {re.escape(address)}: connect: connection refused"
         )
     finally:
-        await cluster.restart()
+        await cluster.start()
 
     # And it goes on when they are back
     await oil.reconcile("Kustomization", oil.home, oil.name)

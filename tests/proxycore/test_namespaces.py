@@ -93,12 +93,18 @@ async def test_tenants_of_the_account_and_of_each_of_its_groups_are_a_union(worl
     await world.owns("ServiceAccount", user, "oil")
     await world.owns("Group", "system:serviceaccounts:oil-system", "gas")
     await world.owns("Group", "system:authenticated", "sun")
-    await world.owns("User", user, "wind")  # a ServiceAccount is no owner of kind User
+    await world.owns("User", user, "wind")  # by its user name, which is what Capsule and RBAC compare
     await world.settle()
 
     found = await world.client(token).get(NAMESPACES)
 
-    assert found.names == ["gas-development", "gas-production", "oil-production", "sun-production"]
+    assert found.names == [
+        "gas-development",
+        "gas-production",
+        "oil-production",
+        "sun-production",
+        "wind-production",
+    ]
 
 
 async def test_a_tenant_called_global_is_a_tenant_like_any_other(world: World) -> None:

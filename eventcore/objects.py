@@ -138,6 +138,13 @@ class Subject(Struct, frozen=True):
     api_group: str = ""
 
 
+class RoleBinding(Struct, frozen=True):
+    """rbac.authorization.k8s.io/v1 RoleBinding: whom it names. Of the role nothing is read."""
+
+    metadata: Meta
+    subjects: list[Subject] | None = None
+
+
 class AdditionalRoleBinding(Struct, frozen=True):
     """Tenant spec.additionalRoleBindings[]."""
 
@@ -331,6 +338,7 @@ KubeObject = (
     | CapsuleConfiguration
     | ProxySetting
     | GlobalProxySettings
+    | RoleBinding
     | PartialObject
 )
 
@@ -349,13 +357,23 @@ KINDS: Final[dict[str, type[KubeObject]]] = {
     "RoleBinding": PartialObject,
     "ClusterRole": PartialObject,
     "ClusterRoleBinding": PartialObject,
+    "AnyRoleBinding": RoleBinding,
+    "AnyRole": PartialObject,
+    "AnyClusterRole": PartialObject,
+    "AnyClusterRoleBinding": PartialObject,
 }
 """Kind on the bus to its type. ``Secret``, ``ConfigMap`` and the RBAC kinds are those with LABEL_COMPONENT, metadata
 only; ``CASecret`` or ``CAConfigMap`` is the one object that holds the proxy's CA, a kind of its own so that its list
-never buries the others."""
+never buries the others. So are the RBAC objects of everybody, ``Any...``, which tell when a right has changed."""
+
+RBAC_KINDS: Final = ("AnyRoleBinding", "AnyRole", "AnyClusterRole", "AnyClusterRoleBinding")
 
 _DECODERS: Final = {kind: msgspec.json.Decoder(type_) for kind, type_ in KINDS.items()}
-_METADATA_ONLY: Final = frozenset(kind for kind, type_ in KINDS.items() if type_ is PartialObject)
+_OF_PARTIAL: Final = ("apiVersion", "kind", "type")
+_SLIM: Final = {kind: _OF_PARTIAL for kind, type_ in KINDS.items() if type_ is PartialObject} | {
+    "AnyRoleBinding": ("apiVersion", "kind", "subjects", "roleRef")
+}
+"""Kinds of which no more than the metadata and these fields go on the bus."""
 
 
 def decode_object(kind: str, body: bytes | msgspec.Raw) -> KubeObject:
@@ -372,15 +390,15 @@ def publishable(kind: str, body: bytes | msgspec.Raw) -> bytes:
     """Return the JSON that goes to OBJECTS for an object as the API server gave it.
 
     Without managedFields and last-applied-configuration. Of a kind read as metadata only, nothing but name, namespace,
-    uid, resourceVersion, timestamps, owner references, labels and our own annotations: whatever else the input holds,
-    a Secret's data among it, is not copied.
+    uid, resourceVersion, timestamps, owner references, labels and our own annotations, and of a RoleBinding whom it
+    names: whatever else the input holds, a Secret's data among it, is not copied.
     """
     value: dict[str, Any] = msgspec.json.decode(body)
     metadata: dict[str, Any] = value.get("metadata") or {}
     metadata.pop("managedFields", None)
     annotations: dict[str, str] = metadata.get("annotations") or {}
     annotations.pop(LAST_APPLIED, None)
-    if kind in _METADATA_ONLY:
+    if kind in _SLIM:
         annotations = {name: text for name, text in annotations.items() if name.startswith(OWN_PREFIX)}
         kept = (
             "name",
@@ -394,7 +412,7 @@ def publishable(kind: str, body: bytes | msgspec.Raw) -> bytes:
             "labels",
         )
         metadata = {name: metadata[name] for name in kept if name in metadata}
-        value = {name: value[name] for name in ("apiVersion", "kind", "type") if name in value}
+        value = {name: value[name] for name in _SLIM[kind] if name in value}
     metadata.pop("annotations", None)
     if annotations:
         metadata["annotations"] = annotations

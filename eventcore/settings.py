@@ -107,6 +107,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kube_context: Annotated[str, _text("kubernetes", "context of the kubeconfig; empty: the current one")] = ""
     kube_request_timeout: Annotated[float, _seconds("kubernetes", "limit for one request that is not a watch")] = 10.0
     capsule_configuration_name: Annotated[str, _text("kubernetes", "the CapsuleConfiguration in use")] = "default"
+    proxy_all_namespaced: Annotated[
+        bool, _text("kubernetes", "lists and watches across namespaces hold the tenant's; set for watchers and proxy")
+    ] = False
+    enable_reflector: Annotated[
+        bool,
+        _text("kubernetes", "RoleBindings in tenants' namespaces make them listable; set for watchers, workers, proxy"),
+    ] = False
 
     # Watchers.
     watch_timeout: Annotated[float, _seconds("watch", "the API server ends a watch after it", 1, 50 * MINUTE)] = 290.0

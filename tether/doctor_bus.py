@@ -15,6 +15,7 @@ from eventcore.logs import redact
 from eventcore.topology import consumers_of
 from tether.doctor_snapshot import Bus
 from tether.status_read import read_all
+from watchers.kinds import rows
 
 if TYPE_CHECKING:
     from eventcore.settings import Settings
@@ -32,7 +33,7 @@ async def look_at_bus(settings: Settings) -> Bus:
         return Bus(
             url=url,
             differences=differences,
-            ages=await _ages(connection),
+            ages=await _ages(connection, settings),
             idle=await _idle(connection),
             dead_letters=await _dead_letters(connection),
         )
@@ -42,12 +43,14 @@ async def look_at_bus(settings: Settings) -> Bus:
         await connection.close()
 
 
-async def _ages(connection: Connection) -> dict[str, float]:
+async def _ages(connection: Connection, settings: Settings) -> dict[str, float]:
+    """Return the ages of the kinds that are watched; marks of a kind that a setting switched off stay behind."""
+    watched = {row.kind for row in rows(settings)}
     try:
         marks = [decode_body(Mark, m.data) async for m in read_all(connection, topology.OBJECTS, "marks.*", last=True)]
     except StreamMissingError:
         return {}
-    return {mark.kind: max(0.0, (now() - mark.time).total_seconds()) for mark in marks}
+    return {mark.kind: max(0.0, (now() - mark.time).total_seconds()) for mark in marks if mark.kind in watched}
 
 
 async def _idle(connection: Connection) -> tuple[str, ...]:

@@ -96,7 +96,22 @@ def rows(settings: Settings) -> tuple[KindRow, ...]:
         _ours("ClusterRoleBinding", _RBAC_GROUP, "clusterrolebindings"),
         _authority(settings),
         *([_ours("ConfigMap", "", "configmaps")] if settings.kubeconfig_configmaps else []),
+        *_rights(settings),
     )
+
+
+def _rights(settings: Settings) -> list[KindRow]:
+    """The RBAC objects of everybody, where their changes decide: whom RoleBindings name, and when rights changed."""
+    found: list[KindRow] = []
+    if settings.enable_reflector or settings.proxy_all_namespaced:
+        found.append(KindRow(kind="AnyRoleBinding", group=_RBAC_GROUP, version="v1", plural="rolebindings"))
+    if settings.proxy_all_namespaced:
+        plurals = {"AnyRole": "roles", "AnyClusterRole": "clusterroles", "AnyClusterRoleBinding": "clusterrolebindings"}
+        found += [
+            KindRow(kind=kind, group=_RBAC_GROUP, version="v1", plural=plural, metadata_only=True)
+            for kind, plural in plurals.items()
+        ]
+    return found
 
 
 def _capsule(kind: str, plural: str, *, version: str = "v1beta2") -> KindRow:

@@ -120,3 +120,23 @@ def test_users_of_every_capsule_version_decode() -> None:
 def test_what_cannot_be_read_is_an_event_error(kind: str) -> None:
     with pytest.raises(EventError):
         objects.decode_object(kind, b'{"metadata":"nonsense"}')
+
+
+def test_of_a_rolebinding_only_whom_it_names_goes_on_the_bus() -> None:
+    subjects = [{"kind": "User", "name": "dana"}]
+    given = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "a", "labels": {"l": "1"}, "annotations": {"note": "x"}, "managedFields": [{}]},
+        "subjects": subjects,
+        "roleRef": {"kind": "Role", "name": "r"},
+        "more": "x",
+    }
+
+    assert json.loads(objects.publishable("AnyRoleBinding", json.dumps(given).encode())) == {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "a", "labels": {"l": "1"}},
+        "subjects": subjects,
+        "roleRef": {"kind": "Role", "name": "r"},
+    }

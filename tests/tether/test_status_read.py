@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from eventcore.errors import StreamMissingError
-from eventcore.events import AuditRecord, DeadLetter, WorkRequest
-from eventcore.keys import key
+from eventcore.events import AuditRecord, DeadLetter, Mark, WorkRequest, encode_body
+from eventcore.keys import key, mark_subject
 from eventcore.topology import AUDIT, DLQ, WORK, consumers_of
 from tether.doctor_bus import look_at_bus
 from tether.status import pictures
@@ -114,3 +114,12 @@ async def test_pictures_are_taken_until_the_caller_has_seen_enough(bus: Bus, set
     assert first.waiting == ()
     assert [one.key for one in second.waiting] == ["oil-system/a"]
     assert second.time > first.time
+
+
+async def test_a_mark_of_a_kind_that_is_switched_off_is_no_watcher_that_stopped(bus: Bus, settings: Settings) -> None:
+    for kind in ("Namespace", "AnyRole"):
+        await bus.publish(mark_subject(kind), encode_body(Mark(kind=kind, resource_version="1", time=NOW)))
+
+    assert set((await look_at_bus(settings)).ages) == {"Namespace"}
+    switched_on = msgspec.structs.replace(settings, proxy_all_namespaced=True)
+    assert set((await look_at_bus(switched_on)).ages) == {"Namespace", "AnyRole"}

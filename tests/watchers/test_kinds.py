@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eventcore.keys import ObjectKey
-from eventcore.objects import KINDS, LABEL_COMPONENT, Meta
+from eventcore.objects import KINDS, LABEL_COMPONENT, RBAC_KINDS, Meta
 from eventcore.settings import Settings
 from watchers.kinds import KindRow, rows
 
@@ -14,7 +14,24 @@ ROWS = {row.kind: row for row in rows(Settings(proxy_ca_namespace="proxy-system"
 
 def test_there_is_one_row_for_every_kind_on_the_bus() -> None:
     found = [row.kind for row in rows(Settings())]
-    assert sorted(found) == sorted(set(KINDS) - {"CAConfigMap", "ConfigMap"})
+    assert sorted(found) == sorted(set(KINDS) - {"CAConfigMap", "ConfigMap", *RBAC_KINDS})
+
+
+@pytest.mark.parametrize(
+    ("switched_on", "kinds"),
+    [
+        (Settings(proxy_all_namespaced=True), set(RBAC_KINDS)),
+        (Settings(enable_reflector=True), {"AnyRoleBinding"}),
+        (Settings(proxy_all_namespaced=True, enable_reflector=True), set(RBAC_KINDS)),
+    ],
+)
+def test_the_rbac_objects_of_everybody_are_watched_where_they_decide(switched_on: Settings, kinds: set[str]) -> None:
+    found = {row.kind: row for row in rows(switched_on)}
+
+    assert set(found) & set(RBAC_KINDS) == kinds
+    assert all(found[kind].metadata_only for kind in kinds - {"AnyRoleBinding"})
+    assert not any(found[kind].params() for kind in kinds)
+    assert found["AnyRoleBinding"].path() == "/apis/rbac.authorization.k8s.io/v1/rolebindings"
 
 
 @pytest.mark.parametrize("kind", ["Secret", "CASecret", "RoleBinding", "ClusterRole", "ClusterRoleBinding"])

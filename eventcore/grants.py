@@ -71,7 +71,8 @@ class SubjectGrant(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
 
     The name of a ServiceAccount is its user name, ``system:serviceaccount:<namespace>:<name>``. ``operations``: by
     tenant and by kind as a ProxySetting names it, which of List, Update and Delete it may do. ``rules``: what it may
-    see beside that, and may without owning anything.
+    see beside that, and may without owning anything. ``reflected``: namespaces of other tenants in which a RoleBinding
+    names the subject; ``shared``: those of them that its lists across namespaces hold too.
     """
 
     subject_kind: str
@@ -79,6 +80,8 @@ class SubjectGrant(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     tenants: tuple[str, ...] = ()
     operations: dict[str, dict[str, tuple[str, ...]]] = {}
     rules: tuple[ClusterRule, ...] = ()
+    reflected: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
     def key(self) -> Key:
         return key("subject", self.subject_kind, self.name)

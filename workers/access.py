@@ -72,8 +72,10 @@ async def _reconcile_grant(context: Context, run: Run) -> Result:
             await _tell_findings(context, run, tenant)
         case ("subject", kind, name):
             grace = context.settings.owner_status_grace
-            gate = context.settings.proxy_cluster_scoped
-            grant, ends = subject_grant(context.relations, Owner(kind, name), now(), grace, gate=gate)
+            settings = context.settings
+            gate, reflects = settings.proxy_cluster_scoped, settings.enable_reflector
+            owner = Owner(kind, name)
+            grant, ends = subject_grant(context.relations, owner, now(), grace, gate=gate, reflects=reflects)
             account = Account.of_username(name)
         case ("account", namespace, name):
             account = Account(namespace, name)
@@ -144,12 +146,19 @@ def tenant_grant(relations: Relations, name: str) -> TenantGrant | None:
 
 
 def subject_grant(
-    relations: Relations, owner: Owner, moment: datetime, grace: float, *, gate: bool = False
+    relations: Relations,
+    owner: Owner,
+    moment: datetime,
+    grace: float,
+    *,
+    gate: bool = False,
+    reflects: bool = False,
 ) -> tuple[SubjectGrant | None, datetime | None]:
     """Return what a subject owns and may see, None for nothing, and when the first stale tenant stops counting.
 
     To the proxy a subject of a ProxySetting in a tenant's namespace is as an owner of that tenant. ``gate``: whether
-    clusterResources count.
+    clusterResources count. ``reflects``: whether the namespaces of other tenants in which a RoleBinding names the
+    subject are granted too, each by itself.
     """
     tenants: list[str] = []
     ends: datetime | None = None
@@ -164,7 +173,10 @@ def subject_grant(
     for name, setting in relations.settings_of(owner):
         allowed[name] = merged(allowed.get(name, {}), setting_operations(setting, owner))
     rules = _rules(relations, owner) if gate else ()
-    if not allowed and not rules:
+    bindings = relations.bindings.of(owner) if reflects else ()
+    found = [(one, relations.tenant_of(one.namespace)) for one in bindings]
+    reflected = [one for one, tenant in found if tenant and tenant not in allowed]
+    if not (allowed or rules or reflected):
         return None, None
     grant = SubjectGrant(
         subject_kind=owner.kind,
@@ -172,6 +184,8 @@ def subject_grant(
         tenants=tuple(sorted(allowed)),
         operations={name: given for name, given in allowed.items() if given},
         rules=rules,
+        reflected=tuple(sorted({one.namespace for one in reflected})),
+        shared=tuple(sorted({one.namespace for one in reflected if one.shared})),
     )
     return grant, ends
 

@@ -50,12 +50,13 @@ from workers.ownership import (
     status_is_current,
 )
 from workers.proxy_settings import ProxySettingsIndex
+from workers.reflection import Bindings
 from workers.user_entries import remembered
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from eventcore.objects import KubeObject
+    from eventcore.objects import KubeObject, RoleBinding
     from eventcore.views import Change, ObjectRecord
 
 K = TypeVar("K")
@@ -100,6 +101,7 @@ class Relations:
         self.namespaces: dict[str, Namespace] = {}
         self.configuration: CapsuleConfiguration | None = None
         self.settings = ProxySettingsIndex()
+        self.bindings = Bindings()
         self._owners: dict[str, OwnerState] = {}
         self._removed: dict[str, frozenset[Owner]] = {}  # from the spec, while the status still names them
         self._tenants_of: defaultdict[Owner, set[str]] = defaultdict(set)
@@ -285,6 +287,8 @@ class Relations:
                 self._index_all_owners()
             case "ProxySetting" | "GlobalProxySettings":
                 self.settings.apply(key, new)
+            case "AnyRoleBinding":
+                self.bindings.put(key, cast("RoleBinding | None", new))
             case kind if kind in OWN_KINDS:
                 self._own(key, old.metadata if old else None, new.metadata if new else None)
 

@@ -54,7 +54,7 @@ def route(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
         case "CASecret" | "CAConfigMap":
             routes = set().union(*(kubeconfig_routes(account, relations) for account in relations.interesting()))
             routes |= {ca_route(namespace) for namespace in relations.ca_namespaces()}
-        case "ProxySetting" | "GlobalProxySettings":
+        case "ProxySetting" | "GlobalProxySettings" | "AnyRoleBinding":
             routes = _setting_change(change, relations, target, (old, new))
         case kind if kind in OWN_KINDS:
             routes = _both(change, relations, lambda: _own_routes((old, new), relations))
@@ -72,7 +72,7 @@ def all_routes(relations: Relations) -> set[Route]:
         routes |= _subjects(relations.owners(name).all)
     for target, setting in relations.settings.all.items():
         routes |= _subjects(setting_subjects(setting)) | _statuses([target])
-    return routes
+    return routes | _subjects(relations.bindings.subjects())
 
 
 def account_routes(account: Account, relations: Relations) -> set[Route]:
@@ -135,8 +135,9 @@ def _statuses(targets: Iterable[ObjectKey]) -> set[Route]:
 
 
 def _settings_in(namespace: str, relations: Relations) -> set[Route]:
-    """Return what depends on the tenant whose namespace this is: ProxySettings, and whom they name."""
-    return _subjects(relations.settings.subjects_in(namespace)) | _statuses(relations.settings.keys_in(namespace))
+    """Return what depends on the tenant whose namespace this is: ProxySettings, and whom they and RoleBindings name."""
+    subjects = relations.settings.subjects_in(namespace) | relations.bindings.subjects_in(namespace)
+    return _subjects(subjects) | _statuses(relations.settings.keys_in(namespace))
 
 
 def _setting_change(
@@ -145,7 +146,9 @@ def _setting_change(
     target: ObjectKey,
     states: tuple[KubeObject | None, KubeObject | None],
 ) -> set[Route]:
-    """Return whom a setting named and names, and its status; when its status alone changed, only that."""
+    """Return whom a setting or RoleBinding named and names, and a setting's status; if that alone changed, only that."""
+    if target.kind == "AnyRoleBinding":
+        return _both(change, relations, lambda: _subjects(relations.bindings.named_by(target)))
     before, after = (_said(state) for state in states)
     relations.apply(change)
     routes = _statuses([target]) if states[1] is not None else set[Route]()

@@ -36,6 +36,7 @@ GRANTS: list[Grant] = [
             ),
         ),
     ),
+    SubjectGrant(subject_kind="User", name="dana", reflected=("oil-a", "oil-b"), shared=("oil-a",)),
     AccountGrant(
         namespace="oil-system", name="r", uid="u", secrets=(BoundSecret(name="r-token-1", uid="s", generation=1),)
     ),

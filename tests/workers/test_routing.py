@@ -100,7 +100,8 @@ def outcome(relations: Relations) -> dict[Route, object]:
     grants: list[Grant | None] = [tenant_grant(relations, name) for name in relations.tenants]
     subjects = {owner for name in relations.tenants for owner in relations.owners(name).all}
     subjects |= {subject for setting in relations.settings.all.values() for subject in setting_subjects(setting)}
-    grants += [subject_grant(relations, owner, NOW, GRACE, gate=True)[0] for owner in subjects]
+    subjects |= relations.bindings.subjects()
+    grants += [subject_grant(relations, owner, NOW, GRACE, gate=True, reflects=True)[0] for owner in subjects]
     grants.append(config_grant(relations.configuration))
     found |= {("access", grant.key()): grant for grant in grants if grant is not None}
     for place, one in relations.settings.all.items():
@@ -117,6 +118,10 @@ owners = st.one_of(
     accounts.map(lambda account: {"kind": "ServiceAccount", "name": account.username}),
     st.sampled_from(HOMES).map(lambda home: {"kind": "Group", "name": f"system:serviceaccounts:{home}"}),
     st.sampled_from([{"kind": "User", "name": "dana"}, {"kind": "ServiceAccount", "name": "malformed"}]),
+)
+bound = st.one_of(
+    accounts.map(lambda account: {"kind": "ServiceAccount", "name": account.name, "namespace": account.namespace}),
+    st.sampled_from([{"kind": "User", "name": "dana"}, {"kind": "Group", "name": "system:serviceaccounts:h1"}]),
 )
 uids = st.sampled_from(["u1", "u2"])
 
@@ -150,6 +155,7 @@ def changes(draw: st.DrawFn) -> Step:
                 "GlobalProxySettings",
                 "Secret",
                 "RoleBinding",
+                "AnyRoleBinding",
             ]
         )
     )
@@ -212,6 +218,12 @@ def changes(draw: st.DrawFn) -> Step:
             name, namespace = lockdown_name(account), draw(st.sampled_from(SPACES))
             marks = {"labels": {"capsule-tether.io/component": "rbac"}}
             body = {"metadata": marks | {"annotations": {"capsule-tether.io/account": str(account)}}}
+        case "AnyRoleBinding":
+            name, namespace = draw(st.sampled_from(NAMES)), draw(st.sampled_from(SPACES))
+            shared: dict[str, str] = draw(
+                st.sampled_from([{}, {"reflection.proxy.projectcapsule.dev/enabled": "true"}])
+            )
+            body = {"metadata": {"labels": shared}, "subjects": draw(st.lists(bound, max_size=2))}
         case _:
             account = draw(accounts)
             binding = draw(st.booleans())

@@ -220,7 +220,7 @@ class NamespaceRights:
             return
         new: Object = clone(found) | {"subjects": wanted["subjects"]}
         meta = metadata(new)
-        meta["labels"] = labels_of(found) | labels_of(wanted)
+        meta["labels"] = dict(labels_of(wanted))
         meta["ownerReferences"] = wanted["metadata"]["ownerReferences"]
         self._store.update(ROLE_BINDINGS, new)
 
@@ -241,7 +241,8 @@ class NamespaceRights:
                 yield _role_binding(tenant, namespace, role, [subject] if subject else [])
         for extra in dig(tenant, "spec", "additionalRoleBindings") or ():
             subjects = [_with_group(subject) for subject in extra.get("subjects") or ()]
-            yield _role_binding(tenant, namespace, str(extra.get("clusterRoleName")), subjects)
+            role, labels = str(extra.get("clusterRoleName")), extra.get("labels") or {}
+            yield _role_binding(tenant, namespace, role, subjects, labels)
 
 
 class CapsuleRights:
@@ -362,13 +363,16 @@ def _tenants_of(facts: CapsuleFacts, change: Change) -> list[str]:
     return list(dict.fromkeys(name_of(tenant) for state in states for tenant in facts.concerned_by(state)))
 
 
-def _role_binding(tenant: Object, namespace: str, role: str, subjects: list[Object]) -> Object:
+def _role_binding(
+    tenant: Object, namespace: str, role: str, subjects: list[Object], labels: Object | None = None
+) -> Object:
     digest = _fnv64(repr((role, [sorted(subject.items()) for subject in subjects])))
     return {
         "metadata": {
             "name": f"capsule:managed:{digest}",
             "namespace": namespace,
             "labels": {
+                **(labels or {}),
                 NEW_TENANT_LABEL: name_of(tenant),
                 MANAGED_BY_LABEL: name_of(tenant),
                 CONTROLLED_LABEL: "controller",

@@ -78,9 +78,12 @@ class Reader(Generic[V, R]):
         return Reader[ObjectsView, ObjectRecord](bus, OBJECTS, ObjectsView, metrics=metrics)
 
     @classmethod
-    def access(cls, bus: Bus, metrics: Metrics | None = None, *, rules: bool = True) -> Reader[AccessView, GrantRecord]:
-        """Return a reader of the bucket ``access``, with or without the rules of clusterResources."""
-        return Reader[AccessView, GrantRecord](bus, ACCESS, partial(AccessView, rules=rules), metrics=metrics)
+    def access(
+        cls, bus: Bus, metrics: Metrics | None = None, *, rules: bool = True, reflects: bool = True
+    ) -> Reader[AccessView, GrantRecord]:
+        """Return a reader of the bucket ``access``, with or without the rules of clusterResources and reflection."""
+        make = partial(AccessView, rules=rules, reflects=reflects)
+        return Reader[AccessView, GrantRecord](bus, ACCESS, make, metrics=metrics)
 
     def listen(self, callback: Callable[[Change[R]], None]) -> None:
         """Call back for every change, in order and before anybody is told that it was applied; it must not block."""

@@ -167,10 +167,15 @@ class ObjectsView:
 
 
 class AccessView:
-    """The compiled grants. Without ``rules`` those of clusterResources are left out as they come in."""
+    """The compiled grants.
 
-    def __init__(self, *, rules: bool = True) -> None:
+    Without ``rules`` those of clusterResources are left out as they come in; without ``reflects``, what RoleBindings
+    show.
+    """
+
+    def __init__(self, *, rules: bool = True, reflects: bool = True) -> None:
         self._rules = rules
+        self._reflects = reflects
         self.sequence = 0
         self.created = ""
         self._records: dict[str, GrantRecord] = {}
@@ -183,6 +188,8 @@ class AccessView:
         grant = None if gone else decode_grant(key, message.data)
         if isinstance(grant, SubjectGrant) and grant.rules and not self._rules:
             grant = msgspec.structs.replace(grant, rules=())
+        if isinstance(grant, SubjectGrant) and not self._reflects:
+            grant = msgspec.structs.replace(grant, reflected=(), shared=())
         record = GrantRecord(key=key, sequence=message.sequence, grant=grant)
         if record.grant is None and not gone:
             log.error("grant cannot be used, so it grants nothing", key=key)

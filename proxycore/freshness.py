@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 KINDS: Final = ("Namespace", "Tenant")
 """The kinds whose watchers must be alive for grants to be true."""
+REFLECTED: Final = ("AnyRoleBinding",)
+"""Those beside them where RoleBindings count among the grants."""
 INTERVAL: Final = 0.5
 RECENT_SECONDS: Final = 0.02
 """For how long one look serves all requests: the limit is seconds."""
@@ -33,12 +35,14 @@ class Freshener:
         limit: float,
         metrics: Metrics,
         readiness: Readiness,
+        kinds: tuple[str, ...] = KINDS,
     ) -> None:
         self._objects = objects
         self._access = access
         self._limit = limit
         self._metrics = metrics
         self._readiness = readiness
+        self._kinds = kinds
         self._complete = {"objects": float("-inf"), "access": float("-inf")}
         self._recent = Freshness(ready=False)
         self._recent_until = float("-inf")
@@ -50,7 +54,7 @@ class Freshener:
         at = time.monotonic()
         loaded = all(when != float("-inf") for when in self._complete.values())
         ages = [at - when for when in self._complete.values()]
-        ages += [self._objects.view.age(kind) for kind in KINDS]
+        ages += [self._objects.view.age(kind) for kind in self._kinds]
         return Freshness(ready=loaded, age=max(ages), limit=self._limit)
 
     def recent(self) -> Freshness:
@@ -68,7 +72,7 @@ class Freshener:
             old = f"{found.age:.0f} s old" if found.age != float("inf") else "no watcher has vouched for it"
             self._readiness.set("grants", ok=self._access.ready, why="the grants are not complete")
             self._readiness.set("namespaces", ok=found.fresh, why=old if found.ready else "not complete")
-            for kind in KINDS:
+            for kind in self._kinds:
                 self._metrics.view_age.labels(kind).set(self._objects.view.age(kind))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), INTERVAL)

@@ -102,13 +102,36 @@ def grant_keys(identity: Identity, grants: Grants) -> set[Key]:
 
 
 def namespaces_of(identity: Identity, grants: Grants) -> frozenset[str]:
-    """Return the names of the namespaces of all tenants that the identity or one of its groups owns."""
+    """Return the namespaces of all tenants that the identity or one of its groups owns, and those reflected to it."""
+    found = _owned_namespaces(identity, grants)
+    for grant in _reflecting(identity, grants):
+        found.update(grant.reflected)
+    return frozenset(found)
+
+
+def crossed_namespaces(identity: Identity, grants: Grants) -> frozenset[str]:
+    """Return the namespaces that a list across namespaces may hold if RBAC allows it in each of them."""
+    found = _owned_namespaces(identity, grants)
+    for grant in _reflecting(identity, grants):
+        found.update(grant.shared)
+    return frozenset(found)
+
+
+def _owned_namespaces(identity: Identity, grants: Grants) -> set[str]:
     found: set[str] = set()
     for tenant, _ in tenants_of(identity, grants):
         grant = grants.get(key("tenant", tenant))
         if isinstance(grant, TenantGrant):
             found.update(grant.namespaces)
-    return frozenset(found)
+    return found
+
+
+def _reflecting(identity: Identity, grants: Grants) -> Iterator[SubjectGrant]:
+    """Yield what may show namespaces of others; nothing to whom a URL narrows to one tenant."""
+    for subject in subject_keys(identity) if not identity.only else ():
+        grant = grants.get(subject)
+        if isinstance(grant, SubjectGrant):
+            yield grant
 
 
 def owns_any(identity: Identity, grants: Grants) -> bool:

@@ -16,6 +16,7 @@ from eventcore.kube import METADATA_LIST, KubeClient, api_path
 from eventcore.kube_auth import KubeAuth
 from eventcore.reading import Reader
 from proxycore.access_log import AccessLog
+from proxycore.across import Crossing
 from proxycore.auditing import Auditor
 from proxycore.authentication import Authenticator
 from proxycore.callers import CERTIFICATE, FORWARDED, CallerRules, Callers
@@ -25,13 +26,14 @@ from proxycore.client_certificates import ClientCertificates
 from proxycore.discovery import Discovery
 from proxycore.feed import NamespaceFeed
 from proxycore.filtered import FilteredKinds
-from proxycore.freshness import Freshener
+from proxycore.freshness import KINDS, REFLECTED, Freshener
 from proxycore.group_filter import GroupFilter
 from proxycore.impersonating import Impersonator
 from proxycore.local_tokens import ClusterKeys, LocalTokens
 from proxycore.measures import Measures
 from proxycore.pacing import Paced
 from proxycore.plane.listener import Listener
+from proxycore.rights import Rights
 from proxycore.server import Proxy
 from proxycore.upstream import Upstream
 
@@ -83,7 +85,9 @@ class Service:
         self.port = 0
         self.listening = asyncio.Event()
         self.objects = Reader.objects(bus, metrics)
-        self.access = Reader.access(bus, metrics, rules=settings.proxy_cluster_scoped)
+        self.access = Reader.access(
+            bus, metrics, rules=settings.proxy_cluster_scoped, reflects=settings.enable_reflector
+        )
         self._role = role
         self._tls = tls
         self._kube = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
@@ -93,7 +97,12 @@ class Service:
         self.feed = NamespaceFeed(self.objects, self.access, self._measure)
         self.measures = Measures(metrics)
         self._freshener = Freshener(
-            self.objects, self.access, limit=settings.max_view_age, metrics=metrics, readiness=role.readiness
+            self.objects,
+            self.access,
+            limit=settings.max_view_age,
+            metrics=metrics,
+            readiness=role.readiness,
+            kinds=KINDS + (REFLECTED if settings.enable_reflector else ()),
         )
         rate = settings.client_connection_qps
         reviews: Poster = Paced(self._kube, rate=rate, burst=settings.client_connection_burst) if rate else self._kube
@@ -114,6 +123,8 @@ class Service:
             groups=groups,
             skip_review=settings.skip_impersonation_review,
         )
+        discovery = Discovery(self._kube)
+        self.crossing = self._make_crossing(reviews, discovery) if settings.proxy_all_namespaced else None
         self._show_sizes()
         self._proxy = Proxy(
             callers=Callers(rules, self._authenticator, certificates, metrics),
@@ -121,13 +132,14 @@ class Service:
             impersonator=self._impersonator,
             access=self.access,
             feed=self.feed,
-            kinds=FilteredKinds(self._kinds, Discovery(self._kube)),
+            kinds=FilteredKinds(self._kinds, discovery),
             freshener=self._freshener,
             upstream=self._upstream,
             auditor=self._auditor,
             measures=self.measures,
             access_log=self._access_log,
             stopping=role.stopping,
+            crossing=self.crossing,
         )
 
     def _show_sizes(self) -> None:
@@ -201,6 +213,10 @@ class Service:
         with suppress(TimeoutError):
             async with asyncio.timeout(AUTHORITIES_SECONDS):
                 await self._authorities.looked.wait()
+
+    def _make_crossing(self, reviews: Poster, discovery: Discovery) -> Crossing:
+        rights = Rights(reviews, self.objects, limit=self._role.settings.max_view_age)
+        return Crossing(self.access, discovery, rights)
 
     def _local_tokens(self) -> LocalTokens:
         return LocalTokens(ClusterKeys(self._kube), lambda: self.access.view, lambda: self._freshener.now().fresh)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eventcore.reading import Reader
     from eventcore.views import AccessView, GrantRecord
     from proxycore.accounting import Asked, Run
+    from proxycore.across import Crossing, Send
     from proxycore.auditing import Auditor
     from proxycore.feed import NamespaceFeed
     from proxycore.filtered import FilteredKinds
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from proxycore.headers import Header
     from proxycore.plane.answers import Answered
     from proxycore.plane.exchange import Request
+    from proxycore.reviews import Attributes
     from proxycore.upstream import Upstream
 
 NAMESPACES: Final = "/api/v1/namespaces"
@@ -51,6 +53,7 @@ class Passing:
         upstream: Upstream,
         auditor: Auditor,
         stopping: asyncio.Event,
+        crossing: Crossing | None,
     ) -> None:
         self._access = access
         self._feed = feed
@@ -59,6 +62,7 @@ class Passing:
         self._upstream = upstream
         self._auditor = auditor
         self._stopping = stopping
+        self._crossing = crossing
 
     async def forward(self, asked: Asked) -> None:
         """Send the request on as the caller, and its answer back; an upgrade becomes a tunnel."""
@@ -83,10 +87,23 @@ class Passing:
                 raise RefusedError(not_found(info.resource, info.name, group=info.group))
         await self.relay(request, run, upstream)
 
-    async def send(self, asked: Asked, headers: list[Header]) -> Answered:
-        """Send the request as the caller: with its own token, or under the proxy's account with its identity."""
-        request, target = asked.request, asked.info.target
-        body = request if request.has_body else None
+    def reader(self, asked: Asked) -> Send:
+        """Return what sends a GET of another target as the caller, for an answer that is read here."""
+        readable = [header for header in asked.passed if header[0].lower() not in _ACCEPTS]
+
+        async def send(target: str, accept: str) -> Answered:
+            return await self.send(asked, [*readable, ("Accept", accept)], target)
+
+        return send
+
+    async def send(self, asked: Asked, headers: list[Header], target: str = "") -> Answered:
+        """Send the request as the caller: with its own token, or under the proxy's account with its identity.
+
+        ``target``: another one than the caller's, without a body.
+        """
+        request = asked.request
+        body = request if request.has_body and not target else None
+        target = target or asked.info.target
         if asked.acting.own and not asked.caller.by_certificate:
             return await self._upstream.as_caller(request.method, target, headers, token=asked.token, body=body)
         headers = [*headers, *impersonation(asked.acting.identity)]
@@ -118,14 +135,18 @@ class Passing:
             await self.relay(request, asked.run, upstream)
             return
         body = await upstream.read()
-        grants = self._access.view
+        grants, crossing = self._access.view, self._crossing
+
+        async def across(question: Attributes) -> bool:
+            return crossing is not None and await crossing.grants(question, identity, self._freshener.recent())
+
         try:
             if asked.info.tenant:
                 body = narrow_rules(body) if rules else narrow_access(body, identity, grants)
             if rules:
                 body = await add_rules(body, identity, grants, self._kinds)
             else:
-                body = await add_access(body, identity, grants, self._kinds)
+                body = await add_access(body, identity, grants, self._kinds, across)
         except msgspec.DecodeError:
             raise RefusedError(bad_gateway("the API server's review cannot be read")) from None
         asked.run.began()

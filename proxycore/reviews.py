@@ -18,6 +18,8 @@ from proxycore.rules import OPERATION_OF, rules_of, scope_of, selectors_of
 from proxycore.statuses import RefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from proxycore.identities import Grants, Identity
 
 REASON: Final = "granted by the proxy"
@@ -46,6 +48,7 @@ class Attributes(msgspec.Struct, frozen=True):
     resource: str = ""
     subresource: str = ""
     name: str = ""
+    namespace: str = ""
 
 
 class _AccessSpec(msgspec.Struct, frozen=True, rename="camel"):
@@ -61,14 +64,23 @@ class _Access(msgspec.Struct, frozen=True):
     status: _AccessStatus = _AccessStatus()
 
 
-async def add_access(body: bytes, identity: Identity, grants: Grants, cluster: Cluster) -> bytes:
+async def add_access(
+    body: bytes,
+    identity: Identity,
+    grants: Grants,
+    cluster: Cluster,
+    across: Callable[[Attributes], Awaitable[bool]],
+) -> bytes:
     """Return a SelfSubjectAccessReview as the API server answered it, allowed if the proxy grants what it asks.
 
+    ``across`` tells whether a list across namespaces is answered here.
     msgspec.DecodeError when the body is no review.
     """
     review = msgspec.json.decode(body, type=_Access)
     asked = review.spec.resource_attributes
-    if review.status.allowed or asked is None or not await _granted(asked, identity, grants, cluster):
+    if review.status.allowed or asked is None:
+        return body
+    if not (await _granted(asked, identity, grants, cluster) or await across(asked)):
         return body
     found: dict[str, Any] = msgspec.json.decode(body)
     found["status"] = {"allowed": True, "reason": REASON}

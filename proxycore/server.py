@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from eventcore.logs import get
 from proxycore.accounting import Asked, Counts, Run
+from proxycore.across import Across
+from proxycore.across_route import AcrossNamespaces
 from proxycore.filtered_watch import FilteredWatch
 from proxycore.headers import asked_identity, forwarded
 from proxycore.namespace_lists import NamespaceLists
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from eventcore.reading import Reader
     from eventcore.views import AccessView, GrantRecord
     from proxycore.access_log import AccessLog
+    from proxycore.across import Crossing
+    from proxycore.across_watch import AcrossWatch
     from proxycore.auditing import Auditor
     from proxycore.authentication import Authenticator
     from proxycore.callers import Callers
@@ -84,6 +88,7 @@ class Proxy:
         measures: Measures,
         access_log: AccessLog | None,
         stopping: asyncio.Event,
+        crossing: Crossing | None = None,
         bookmark_interval: float = BOOKMARK_INTERVAL,
     ) -> None:
         self._callers = callers
@@ -104,7 +109,9 @@ class Proxy:
             upstream=upstream,
             auditor=auditor,
             stopping=stopping,
+            crossing=crossing,
         )
+        self._across = AcrossNamespaces(crossing, feed, self._passing, freshener)
         self._lists = NamespaceLists(feed, upstream, self._passing)
         measures.watch_size("lists", lambda: self._lists.kept)
         self._bookmark_interval = bookmark_interval
@@ -164,8 +171,7 @@ class Proxy:
             case Refuse(status):
                 raise RefusedError(status)
             case Forward():
-                run.route = "forward"
-                await self._passing.forward(asked)
+                await self._forward(asked)
             case ReadOne(name):
                 run.route = "read"
                 await self._passing.read_one(asked, name)
@@ -179,6 +185,15 @@ class Proxy:
             case Review(rules):
                 run.route = "review"
                 await self._passing.review(asked, rules=rules)
+
+    async def _forward(self, asked: Asked) -> None:
+        """Send the request on as the caller, unless it is about all namespaces and the caller is a tenant."""
+        if (across := await self._across.decide(asked)) is None:
+            asked.run.route = "forward"
+            await self._passing.forward(asked)
+            return
+        asked.run.route = "across"
+        await (self._watch(asked, across) if across.verb == "watch" else self._across.list(asked, across))
 
     async def _other_kind(self, asked: Asked, decision: Filtered) -> None:
         """Answer for a kind of which tenants see their own; what is not the caller's goes on as the caller."""
@@ -200,7 +215,7 @@ class Proxy:
         run.began()
         request.reply(_OK, answer)
 
-    async def _watch(self, asked: Asked, decision: WatchMemory | Filtered) -> None:
+    async def _watch(self, asked: Asked, decision: WatchMemory | Filtered | Across) -> None:
         request, identity, accept = asked.request, asked.acting.identity, asked.request.value("accept")
 
         async def write(line: bytes) -> None:
@@ -211,7 +226,7 @@ class Proxy:
         def good() -> bool:
             return self._freshener.now().fresh and not self._authenticator.is_revoked(asked.caller)
 
-        watch: NamespaceWatch | FilteredWatch
+        watch: NamespaceWatch | FilteredWatch | AcrossWatch
         if isinstance(decision, WatchMemory):
             watch = NamespaceWatch(
                 self._feed,
@@ -222,6 +237,8 @@ class Proxy:
                 good=good,
                 bookmark_interval=self._bookmark_interval,
             )
+        elif isinstance(decision, Across):
+            watch = await self._across.watch(asked, decision, write=write, good=good)
         else:
             watch = FilteredWatch(self._kinds, self._feed, identity, decision, accept, write=write, good=good)
         begin_stream(request)

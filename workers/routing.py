@@ -146,7 +146,7 @@ def _setting_change(
     target: ObjectKey,
     states: tuple[KubeObject | None, KubeObject | None],
 ) -> set[Route]:
-    """Return whom a setting or RoleBinding named and names, and a setting's status; if that alone changed, only that."""
+    """Return whom a setting or RoleBinding named and names, and a setting's status, alone if nothing else changed."""
     if target.kind == "AnyRoleBinding":
         return _both(change, relations, lambda: _subjects(relations.bindings.named_by(target)))
     before, after = (_said(state) for state in states)

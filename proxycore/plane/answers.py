@@ -9,6 +9,8 @@ from eventcore.logs import get
 from proxycore.statuses import RefusedError, bad_gateway
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from proxycore.headers import Header
     from proxycore.plane.client import Peer
     from proxycore.plane.exchange import Request
@@ -145,6 +147,16 @@ class Answered:
         finally:
             self.release()
 
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes, no faster than it is taken; RefusedError (502) when it breaks off."""
+        pieces = _Pieces(self._connection)
+        self.send_to(pieces)
+        try:
+            while piece := await pieces.take():
+                yield piece
+        finally:
+            self.release()
+
     def release(self) -> None:
         """Want no more of it."""
         if not self._over and not self._broke:
@@ -183,6 +195,47 @@ class _Relay:
     def _done(self) -> None:
         if not self.over.done():
             self.over.set_result(None)
+
+
+class _Pieces:
+    """Holds a body until it is taken, and lets the API server wait when much is held."""
+
+    def __init__(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        self._held: list[bytes] = []
+        self._size = 0
+        self._over = False
+        self._error: RefusedError | None = None
+        self._some = asyncio.Event()
+
+    def piece(self, data: bytes) -> None:
+        self._held.append(data)
+        self._size += len(data)
+        self._some.set()
+        if self._size > MOST_HELD:
+            self._connection.pause()
+
+    def ended(self, _: list[Header]) -> None:
+        self._over = True
+        self._some.set()
+
+    def broke(self) -> None:
+        self._error = RefusedError(bad_gateway("the API server's answer broke off"))
+        self._some.set()
+
+    async def take(self) -> bytes:
+        """Return what is held as soon as there is something, b"" at the end."""
+        await self._some.wait()
+        held, self._held, size, self._size = self._held, [], self._size, 0
+        if held:
+            if not self._over and self._error is None:
+                self._some.clear()
+                if size > MOST_HELD:
+                    self._connection.resume()
+            return b"".join(held)
+        if self._error is not None:
+            raise self._error
+        return b""
 
 
 class _Whole:

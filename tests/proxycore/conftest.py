@@ -21,7 +21,7 @@ from eventcore.keys import Key, ObjectKey, mark_subject
 from eventcore.kube import KubeClient, api_path
 from eventcore.kube_auth import KubeAuth
 from eventcore.logs import get
-from eventcore.objects import publishable, tombstone
+from eventcore.objects import RBAC_KINDS, publishable, tombstone
 from eventcore.process import Role
 from eventcore.settings import Settings
 from proxycore.main import Service, serving_tls
@@ -141,6 +141,7 @@ class World:
         self.vouching = True  # whether marks go out
         self.over = False  # a publish that is just answered may swallow a cancellation, so loops look here too
         self._mirrored = 0
+        self._kinds = {("", "namespaces"): "Namespace"}
         self._sequences: dict[str, int] = {}
         self._news = asyncio.Condition()
 
@@ -251,13 +252,11 @@ class World:
     async def mirror(self) -> None:
         """Publish Namespaces as a watcher does, from the store's own changes."""
         changes = self.api.store.changes()
-        resource = _namespaces(self.api)
-        for obj in self.api.store.list(resource):
-            await self._publish(obj, gone=False)
+        await self._publish_all("", "namespaces")
         await self._done(self.api.store.version)
         async for change in changes:
-            if change.resource.plural == "namespaces" and not change.resource.group:
-                await self._publish(_last(change), gone=change.type == "DELETED")
+            if kind := self._kinds.get((change.resource.group, change.resource.plural)):
+                await self._publish(kind, _last(change), gone=change.type == "DELETED")
             await self._done(change.resource_version)
             if self.over:
                 return
@@ -270,16 +269,34 @@ class World:
             await asyncio.sleep(0.1)
 
     async def mark(self) -> None:
-        for kind in ("Namespace", "Tenant"):
+        for kind in (*self._kinds.values(), "Tenant"):
             mark = Mark(kind=kind, resource_version=str(self._mirrored), time=now())
             await self.bus.publish(mark_subject(kind), encode_body(mark))
 
-    async def _publish(self, obj: dict[str, Any], *, gone: bool) -> None:
+    async def follow_rights(self) -> None:
+        """Publish RBAC's objects too from now on, as watchers do where their changes decide."""
+        group = "rbac.authorization.k8s.io"
+        for kind in RBAC_KINDS:
+            plural = kind.removeprefix("Any").lower() + "s"
+            self._kinds[group, plural] = kind
+            await self._publish_all(group, plural)
+
+    def unfollow(self, group: str, plural: str) -> None:
+        """Publish nothing of a kind any more, as if its watchers had died."""
+        del self._kinds[group, plural]
+
+    async def _publish_all(self, group: str, plural: str) -> None:
+        resource = self.api.store.resource(group, plural)
+        assert resource is not None
+        for obj in self.api.store.list(resource):
+            await self._publish(self._kinds[group, plural], obj, gone=False)
+
+    async def _publish(self, kind: str, obj: dict[str, Any], *, gone: bool) -> None:
         meta = obj["metadata"]
-        key = ObjectKey("Namespace", "", meta["name"])
+        key = ObjectKey(kind, meta.get("namespace", ""), meta["name"])
         body = msgspec.json.encode(obj)
         event = object_event(CLUSTER, key, uid=meta["uid"], resource_version=meta["resourceVersion"], deleted=gone)
-        data = tombstone("Namespace", body) if gone else publishable("Namespace", body)
+        data = tombstone(kind, body) if gone else publishable(kind, body)
         await self.bus.publish(key.subject(), data, event, rollup=gone, ttl=3600 if gone else None)
 
     async def _done(self, version: int) -> None:

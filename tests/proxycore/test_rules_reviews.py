@@ -168,8 +168,11 @@ async def test_a_review_that_is_none_is_an_error_and_no_permission() -> None:
         async def may_read(self, kind: Any, /) -> bool:
             raise AssertionError(kind)
 
+    async def never(_: Any) -> bool:
+        raise AssertionError("not asked")
+
     with pytest.raises(msgspec.DecodeError):
-        await add_access(b"[]", Identity(user="dana"), Nothing(), Never())
+        await add_access(b"[]", Identity(user="dana"), Nothing(), Never(), never)
     with pytest.raises(msgspec.DecodeError):
         await add_rules(b"[]", Identity(user="dana"), Nothing(), Never())
 

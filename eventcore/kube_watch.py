@@ -15,7 +15,7 @@ from eventcore.kube import JSON
 from eventcore.kube_errors import error_of_event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     import aiohttp
 
@@ -116,12 +116,13 @@ async def watch(
     timeout: float = 290.0,  # noqa: ASYNC109 - how long the server keeps the watch open, not a limit on this call
     inactivity: float = 90.0,
     accept: str = JSON,
+    opened: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[WatchEvent, None]:
     """Yield each event after ``resource_version``, bookmarks too, until the server ends the watch after ``timeout``.
 
     WatchInactiveError after ``inactivity`` seconds without a byte; GoneError when the version is history (list again);
     another KubeError for what the server refuses; KubeUnreachableError when the connection breaks. Leave it early
-    inside ``contextlib.aclosing``, which closes its connection.
+    inside ``contextlib.aclosing``, which closes its connection. ``opened`` is called once the server began to answer.
     """
     query: dict[str, str | int | bool] = {
         **(params or {}),
@@ -134,6 +135,7 @@ async def watch(
     splitter = LineSplitter()
     deadline = asyncio.get_running_loop().time() + timeout + _TIMEOUT_MARGIN
     async with client.stream(path, params=query, accept=accept) as content:
+        opened()
         while chunk := await _read(content, inactivity, request):
             for line in splitter.feed(chunk):
                 yield _event(line, request)

@@ -49,17 +49,30 @@ class Role:
     log: FilteringBoundLogger
     http_port: int = 0
     """The port of probes and metrics, once they are served."""
+    metrics_text: Callable[[], Awaitable[bytes]] | None = None
+    """What is served as metrics instead of this process's own."""
+
+    async def text(self) -> bytes:
+        """Return the metrics of the role."""
+        return self.metrics.render() if self.metrics_text is None else await self.metrics_text()
 
 
-def run_role(name: str, settings: Settings, main: Callable[[Role], Awaitable[None]]) -> int:
+def run_role(
+    name: str,
+    settings: Settings,
+    main: Callable[[Role], Awaitable[None]],
+    *,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
     """Run ``main`` until it ends or SIGTERM or SIGINT comes, and return the exit code.
 
     On a signal ``role.stopping`` is set, the process is not ready any more, and ``main`` has ``shutdown_grace`` seconds
-    to return; then it is cancelled. A second signal cancels it at once.
+    to return; then it is cancelled. A second signal cancels it at once. ``new_loop`` makes another
+    event loop than asyncio's.
     """
     logs.configure(settings.log_level, settings.log_format, name)
     role = Role(name=name, settings=settings, log=logs.get(f"tether.{name}"))
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         try:
             return runner.run(_run(role, main))
         except KeyboardInterrupt:
@@ -96,7 +109,7 @@ async def _run(role: Role, main: Callable[[Role], Awaitable[None]]) -> int:
     loop = asyncio.get_running_loop()
     logs.watch_loop(loop)
     health = HealthServer(
-        role.settings.http_host, role.settings.http_port, readiness=role.readiness, metrics=role.metrics
+        role.settings.http_host, role.settings.http_port, readiness=role.readiness, metrics=role.metrics, text=role.text
     )
     role.http_port = await health.start()
     work = asyncio.ensure_future(main(role))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from proxycore.headers import asked_identity, bearer_token, forwarded, wants_upgrade
 from proxycore.measures import STAGES, WATCHES
 from proxycore.patterns import OTHER, pattern
 from proxycore.requestinfo import RequestInfo
@@ -76,6 +78,7 @@ class Run:
         self._counts = counts
         self._begun = time.monotonic()
         self._first_byte = False
+        self._sent_on = 0.0
         counts.running += 1
 
     def identified(self) -> None:
@@ -93,6 +96,14 @@ class Run:
             return await answer
         finally:
             self.upstream_seconds += time.monotonic() - asked
+
+    def sent_on(self) -> None:
+        """Note that the API server is asked, by who is called back and does not wait."""
+        self._sent_on = time.monotonic()
+
+    def came(self) -> None:
+        """Note that its answer begins, or will not come."""
+        self.upstream_seconds += time.monotonic() - self._sent_on
 
     def tunnelling(self) -> AbstractContextManager[None]:
         """Count a tunnel while it is open."""
@@ -127,9 +138,48 @@ class Run:
             counts.access_log.take(self, gone=code == "gone")
 
 
-@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What the headers of a request say, and so of each request of the connection with the same headers.
+
+    Each part is read when it is asked for, so that what is wrong is said in the order of the work; RefusedError (400).
+    ``own``: names of further headers that are for the proxy alone, see `forwarded`.
+    """
+
+    def __init__(self, headers: list[Header], peer: str, own: frozenset[str]) -> None:
+        self._headers = headers
+        self._peer = peer
+        self._own = own
+        self.sent = b""  # what passes upstream with a token, as bytes, once somebody rendered it
+
+    @functools.cached_property
+    def token(self) -> str:
+        """The bearer token, "" without one."""
+        return bearer_token(self._headers)
+
+    @functools.cached_property
+    def asked(self) -> Identity | None:
+        """Whom the client asks to act as."""
+        return asked_identity(self._headers)
+
+    @functools.cached_property
+    def passed(self) -> tuple[Header, ...]:
+        """The headers that go upstream."""
+        return tuple(forwarded(self._headers, self._peer, self._own))
+
+    @functools.cached_property
+    def accept(self) -> str:
+        """The first Accept header, "" without one."""
+        return next((value for name, value in self._headers if name.lower() == "accept"), "")
+
+    @functools.cached_property
+    def upgrade(self) -> str:
+        """The protocol that the client wants to change to, "" for none."""
+        return wants_upgrade(self._headers)
+
+
+@dataclass(slots=True)
 class Asked:
-    """One request with all that is known of it when it is decided. ``passed``: its headers that go upstream.
+    """One request with all that is known of it when it is decided. ``token``: what told its caller, "" for none.
 
     ``passes``: it goes to the API server as its caller whatever the grants say, and so does the answer back.
     """
@@ -137,8 +187,13 @@ class Asked:
     request: Request
     run: Run
     info: RequestInfo
-    passed: list[Header]
+    meaning: Meaning
     caller: Caller
     acting: Acting
     token: str
     passes: bool = False
+
+    @property
+    def passed(self) -> list[Header]:
+        """The headers of the request that go upstream."""
+        return [*self.meaning.passed]

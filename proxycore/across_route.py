@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxycore.across import crosses
 from proxycore.across_list import AcrossList, Room
 from proxycore.across_watch import AcrossWatch
 
@@ -28,6 +29,10 @@ class AcrossNamespaces:
         self._passing = passing
         self._freshener = freshener
         self._room = Room()
+
+    def may_concern(self, asked: Asked) -> bool:
+        """Tell whether `decide` has to be asked at all."""
+        return self._crossing is not None and not asked.passes and crosses(asked.info)
 
     async def decide(self, asked: Asked) -> Across | None:
         """Return what a request that would be forwarded asks for across namespaces, None if it is not such a one."""

@@ -22,6 +22,7 @@ from proxycore.xfcc import certificate_of
 if TYPE_CHECKING:
     from eventcore.metrics import Metrics
     from eventcore.settings import Settings
+    from proxycore.accounting import Meaning
     from proxycore.authentication import Authenticator
     from proxycore.client_certificates import ClientCertificates
     from proxycore.plane.exchange import Request
@@ -120,6 +121,16 @@ class Callers:
             self._count("anonymous")
             return ANONYMOUS, ""
         raise RefusedError(unauthorized())
+
+    def known(self, request: Request, meaning: Meaning) -> Caller | None:
+        """Return what `identify` would if that is a token which is remembered; None when it has to be asked."""
+        for way in self._rules.order:
+            if way == BEARER:
+                if meaning.token:
+                    return self._authenticator.recall(meaning.token)
+            elif (request.certificate if way == CERTIFICATE else self._told(request)) is not None:
+                return None
+        return None
 
     def passes(self, info: RequestInfo, identity: Identity) -> bool:
         """Tell whether a request goes to the API server as its caller, whatever the grants say.

@@ -22,6 +22,7 @@ from eventcore.errors import KubeError
 from eventcore.grants import SubjectGrant, TenantGrant
 from eventcore.logs import get
 from proxycore.identities import Overlay, grant_keys, namespaces_of
+from proxycore.rendered import RenderedEvents
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -67,11 +68,12 @@ class _GrantPast:
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """What one watch has to look at again."""
+    """What one watch has to look at again. ``awake`` is set by whatever it waits for."""
 
     names: set[str] = field(default_factory=set)
     grants: bool = False
     awake: asyncio.Event = field(default_factory=asyncio.Event)
+    namespaces: bool = True  # whether it wants to hear of Namespaces, not of grants alone
 
     def take(self) -> tuple[set[str], bool]:
         """Return (names, whether grants changed) since the last time."""
@@ -104,6 +106,7 @@ class NamespaceFeed:
         self._wanted = asyncio.Event()
         self._settled = asyncio.Condition()
         self.floor: int | None = None
+        self.events = RenderedEvents()
         objects.listen(self._object_changed)
         access.listen(self._grant_changed)
 
@@ -125,6 +128,11 @@ class NamespaceFeed:
     def grants(self) -> Grants:
         """The grants of now."""
         return self._access.view
+
+    @property
+    def grants_state(self) -> tuple[Grants, int]:
+        """Something that is another one whenever the grants may be."""
+        return self._access.view, self._access.view.sequence
 
     def version(self) -> int:
         """Return the resourceVersion up to which memory is complete."""
@@ -192,9 +200,9 @@ class NamespaceFeed:
 
     # Who follows.
 
-    def subscribe(self) -> Subscription:
-        """Return a subscription to everything from now on; give it back with `unsubscribe`."""
-        subscription = Subscription()
+    def subscribe(self, awake: asyncio.Event | None = None, *, namespaces: bool = True) -> Subscription:
+        """Return a subscription to all changes from now on, or to those of grants; give it back with `unsubscribe`."""
+        subscription = Subscription(awake=awake or asyncio.Event(), namespaces=namespaces)
         self._subscribers.add(subscription)
         return subscription
 
@@ -270,8 +278,9 @@ class NamespaceFeed:
                 self._wanted.set()
         self._highest = max(self._highest, version or 0)
         for subscription in self._subscribers:
-            subscription.names.add(record.key.name)
-            subscription.awake.set()
+            if subscription.namespaces:
+                subscription.names.add(record.key.name)
+                subscription.awake.set()
 
     def _grant_changed(self, change: Change[GrantRecord]) -> None:
         old = change.old.grant if change.old else None

@@ -22,6 +22,8 @@ from proxycore.representations import negotiate
 from proxycore.rule_matching import ANY
 from proxycore.rules import Scope, Seen
 from proxycore.selectors import render
+from proxycore.shared import SharedKinds
+from proxycore.shared_watch import fields_of, render_kind
 from proxycore.statuses import RefusedError, Status, bad_gateway, expired, unavailable
 
 if TYPE_CHECKING:
@@ -34,9 +36,12 @@ if TYPE_CHECKING:
     from proxycore.discovery import Discovery
     from proxycore.kinds import ProxiedKind
     from proxycore.policy import Filtered
+    from proxycore.shared import SharedKind
 
 log = get("proxy.filtered")
 
+START_SECONDS: Final = 5.0
+"""How long a client waits for memory to hold a kind; then the API server is asked."""
 _NOT_SENT: Final = frozenset({"limit", "continue", "includeObject", "pretty"})
 """Parameters that would cut or shape the answer before it is judged."""
 
@@ -47,6 +52,31 @@ class FilteredKinds:
     def __init__(self, client: KubeClient, discovery: Discovery) -> None:
         self._client = client
         self._discovery = discovery
+        self._shared = SharedKinds(client)
+
+    def close(self) -> None:
+        """Follow nothing any more."""
+        self._shared.close()
+
+    @property
+    def followed(self) -> list[SharedKind]:
+        """The kinds that are in memory now."""
+        return self._shared.all()
+
+    async def in_memory(self, decision: Filtered) -> SharedKind | None:
+        """Return the kind of a watch or a list at resourceVersion=0 from memory; None when memory cannot answer it.
+
+        Kinds that rules alone speak of are not held: any of them may be large, and few look at it.
+        """
+        query = decision.query
+        kind = decision.kind
+        if kind.by_node or kind.discovered or query.initial_events is not None or fields_of(query) is None:
+            return None
+        shared = self._shared.of(kind.path)
+        if not await shared.loaded(START_SECONDS):
+            return None
+        version = query.resource_version
+        return shared if version in {"", "0"} or int(version) >= shared.floor else None
 
     async def answer(self, decision: Filtered, accept: str) -> bytes | None:
         """Return the JSON of a list or of one object; None: not the caller's, so RBAC answers. RefusedError."""
@@ -54,6 +84,10 @@ class FilteredKinds:
         scope = decision.scope
         if decision.name and scope.by_name_alone and not scope.allows(Seen(name=decision.name)):
             return None
+        listed = await self._list_memory(decision, view)
+        return await self._ask(decision, view) if listed is None else listed
+
+    async def _ask(self, decision: Filtered, view: View) -> bytes | None:
         judge = await self._judge(decision)
         try:
             if decision.verb == "list":
@@ -76,6 +110,14 @@ class FilteredKinds:
             raise RefusedError(status_of(error)) from None
         except msgspec.DecodeError:
             raise RefusedError(bad_gateway("the API server's answer cannot be read")) from None
+
+    async def _list_memory(self, decision: Filtered, view: View) -> bytes | None:
+        """Return a list at resourceVersion=0 from memory, None when memory cannot tell or another answer is wanted."""
+        fields = fields_of(decision.query)
+        if decision.verb != "list" or not decision.query.from_cache or view.form == "table" or fields is None:
+            return None
+        kind = await self.in_memory(decision)
+        return None if kind is None else render_kind(kind, decision, view.form, fields)
 
     async def is_served(self, decision: Filtered) -> bool:
         """Tell whether a kind that is discovered is one of the cluster scope; RefusedError 503 when nobody can say.

@@ -34,6 +34,7 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+_HOP_BY_HOP = frozenset(name.encode() for name in HOP_BY_HOP)
 _MADE_ANEW = frozenset(
     {"authorization", "host", "content-length", "expect", "forwarded", "x-real-ip", "sec-websocket-protocol"}
 )
@@ -144,11 +145,17 @@ def forwarded(headers: Iterable[Header], peer: str, own: frozenset[str] = frozen
     return passed
 
 
-def answered(headers: Iterable[Header]) -> list[Header]:
-    """Return the headers of an upstream answer that pass to the client."""
-    found = list(headers)
-    named = {word.strip().lower() for name, value in found if name.lower() == "connection" for word in value.split(",")}
-    return [(name, value) for name, value in found if name.lower() not in HOP_BY_HOP | named]
+def answered(fields: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an upstream answer that pass to the client, in the bytes that they came in."""
+    passed: list[tuple[bytes, bytes]] = []
+    named: set[bytes] = set()
+    for field in fields:
+        key = field[0].lower()
+        if key not in _HOP_BY_HOP:
+            passed.append(field)
+        elif key == b"connection":
+            named.update(word.strip().lower() for word in field[1].split(b","))
+    return [field for field in passed if field[0].lower() not in named] if named - _HOP_BY_HOP else passed
 
 
 def impersonation(identity: Identity) -> list[Header]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import uvloop
 
 from eventcore.bus import Bus
 from eventcore.errors import KubeError, StartError
@@ -57,6 +58,11 @@ class _Listed(msgspec.Struct, frozen=True):
     metadata: _Meta
 
 
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop that the proxy is made for: its TLS is in C. asyncio's own works too, and slower."""
+    return uvloop.new_event_loop()
+
+
 async def proxy(role: Role, not_heeded: Sequence[str] = ()) -> None:
     """Serve tenants until ``role.stopping``; then end watches, finish what is in hand, and return.
 
@@ -83,6 +89,7 @@ class Service:
         rules, groups = CallerRules.of(role.settings), GroupFilter.of(role.settings)
         settings, metrics = role.settings, role.metrics
         self.port = 0
+        self.metrics = metrics
         self.listening = asyncio.Event()
         self.objects = Reader.objects(bus, metrics)
         self.access = Reader.access(
@@ -124,6 +131,7 @@ class Service:
             skip_review=settings.skip_impersonation_review,
         )
         discovery = Discovery(self._kube)
+        self.kinds = FilteredKinds(self._kinds, discovery)
         self.crossing = self._make_crossing(reviews, discovery) if settings.proxy_all_namespaced else None
         self._show_sizes()
         self._proxy = Proxy(
@@ -131,8 +139,9 @@ class Service:
             authenticator=self._authenticator,
             impersonator=self._impersonator,
             access=self.access,
+            objects=self.objects,
             feed=self.feed,
-            kinds=FilteredKinds(self._kinds, discovery),
+            kinds=self.kinds,
             freshener=self._freshener,
             upstream=self._upstream,
             auditor=self._auditor,
@@ -184,6 +193,7 @@ class Service:
             if self._access_log is not None:
                 await asyncio.to_thread(self._access_log.close)
             self._upstream.close()
+            self.kinds.close()
             await self._kube.close()
             await self._kinds.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -9,13 +10,14 @@ import msgspec
 from eventcore.events import now
 from proxycore.passing import NAMESPACES
 from proxycore.policy import ListMemory, ListUpstream
-from proxycore.rendered import RenderedLists
+from proxycore.rendered import LARGEST, MOST, RenderedLists
 from proxycore.representations import item_of, negotiate, render_list
 from proxycore.statuses import RefusedError, bad_gateway, expired, unavailable
 from proxycore.watching import selected
 
 if TYPE_CHECKING:
-    from proxycore.accounting import Run
+    from proxycore.accounting import Asked, Run
+    from proxycore.decisions import Decisions
     from proxycore.feed import NamespaceFeed
     from proxycore.headers import Header
     from proxycore.identities import Identity
@@ -38,14 +40,52 @@ class _List(msgspec.Struct, frozen=True):
     items: list[msgspec.Raw]
 
 
+class _Name(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
+class _Named(msgspec.Struct, frozen=True):
+    metadata: _Name = _Name()
+
+
+_NAMED: Final = msgspec.json.Decoder(_Named)
+
+
 class NamespaceLists:
     """Answers lists of Namespaces."""
 
-    def __init__(self, feed: NamespaceFeed, upstream: Upstream, passing: Passing) -> None:
+    def __init__(self, feed: NamespaceFeed, upstream: Upstream, passing: Passing, decisions: Decisions) -> None:
         self._feed = feed
         self._upstream = upstream
         self._passing = passing
         self._rendered = RenderedLists()
+        self._decisions = decisions
+        # By decision, form and second: whole answers of one epoch. The entry holds the decision, so no id comes again.
+        self._answers: dict[tuple[int, str, int], tuple[ListMemory, bytes]] = {}
+        self._epoch = -1
+
+    def answer_at_once(self, asked: Asked, decision: ListMemory) -> bool:
+        """Answer from memory if that may be used, without anything to await; tell whether."""
+        self._decisions.look()
+        if self._epoch != self._decisions.epoch or not self._feed.is_settled:
+            self._epoch = self._decisions.epoch
+            self._answers.clear()
+        accept = asked.meaning.accept
+        key = id(decision), accept, int(time.time())  # a Table tells ages, in seconds
+        found = self._answers.get(key)
+        if found is None:
+            if not self._may_use_memory(asked.request, asked.acting.identity):
+                return False
+            found = decision, self._memory(asked.request, decision)
+            # Of others the decision is made anew each time, so nobody asks for the same again.
+            if asked.acting.own and not asked.info.tenant and len(found[1]) <= LARGEST:
+                if len(self._answers) >= MOST:
+                    self._answers.clear()
+                self._answers[key] = found
+        asked.run.route = "memory"
+        asked.run.began()
+        asked.request.reply(_OK, found[1])
+        return True
 
     @property
     def kept(self) -> int:
@@ -60,11 +100,7 @@ class NamespaceLists:
         decision: ListUpstream | ListMemory,
         passed: list[Header],
     ) -> None:
-        """Answer one list; RefusedError."""
-        if isinstance(decision, ListMemory) and self._may_use_memory(request, identity):
-            run.route = "memory"
-            self._memory(request, run, decision)
-            return
+        """Answer one list through the API server; RefusedError."""
         run.route = "list"
         names, query = decision.names, decision.query
         for _ in range(ATTEMPTS):
@@ -91,7 +127,7 @@ class NamespaceLists:
             return False  # protobuf alone, for example: the API server renders it
         return self._feed.is_settled and self._feed.version() >= self._feed.oldest(identity)
 
-    def _memory(self, request: Request, run: Run, decision: ListMemory) -> None:
+    def _memory(self, request: Request, decision: ListMemory) -> bytes:
         query = decision.query
         form = negotiate(request.value("accept"), watch=False)
         records = [record for name in sorted(decision.names) if (record := self._feed.record(name)) is not None]
@@ -103,9 +139,7 @@ class NamespaceLists:
 
         # A Table tells ages, in seconds.
         second = int(at.timestamp()) if form == "table" else 0
-        body = self._rendered.body((decision.names, query, form, version, second), records, render)
-        run.began()
-        request.reply(_OK, body)
+        return self._rendered.body((decision.names, query, form, version, second), records, render)
 
     async def _filtered(self, request: Request, run: Run, identity: Identity, decision: ListUpstream) -> None:
         query = decision.query
@@ -120,12 +154,12 @@ class NamespaceLists:
             return
         try:
             found = msgspec.json.decode(await upstream.read(), type=_List)
-            items = [item_of(raw) for raw in found.items]
+            # By the grants of now: the list was asked for without names, so nothing is lost by a change meanwhile.
+            names = self._feed.names(identity)
+            # Of what is not the caller's, which may be most of a large cluster, nothing but the name is read.
+            mine = [item_of(raw) for raw in found.items if _NAMED.decode(raw).metadata.name in names]
         except msgspec.DecodeError:
             raise RefusedError(bad_gateway("the API server's list cannot be read")) from None
-        # By the grants of now: the list was asked for without names, so nothing is lost by a change meanwhile.
-        names = self._feed.names(identity)
-        mine = [item for item in items if item.namespace.metadata.name in names]
         body = render_list(mine, found.metadata.resource_version, form, query.include_object, now())
         run.began()
         request.reply(_OK, body)

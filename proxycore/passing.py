@@ -7,10 +7,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from proxycore.headers import impersonation, wants_upgrade
+from proxycore.headers import impersonation
 from proxycore.narrowing import narrow_access, narrow_rules, stay_inside
+from proxycore.passage import Passage
 from proxycore.policy import is_missing
-from proxycore.relaying import SWITCHING, relay, tunnel
+from proxycore.relaying import SWITCHING, begin, relay, tunnel
 from proxycore.representations import accepts_json
 from proxycore.reviews import add_access, add_rules
 from proxycore.statuses import RefusedError, bad_gateway, bad_request, not_found
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from proxycore.filtered import FilteredKinds
     from proxycore.freshness import Freshener
     from proxycore.headers import Header
-    from proxycore.plane.answers import Answered
+    from proxycore.passage import Ends
+    from proxycore.plane.answers import Answered, Taker
     from proxycore.plane.exchange import Request
+    from proxycore.plane.pool import UpstreamConnection
+    from proxycore.requestinfo import RequestInfo
     from proxycore.reviews import Attributes
     from proxycore.upstream import Upstream
 
@@ -66,26 +70,53 @@ class Passing:
 
     async def forward(self, asked: Asked) -> None:
         """Send the request on as the caller, and its answer back; an upgrade becomes a tunnel."""
-        request, run, info = asked.request, asked.run, asked.info
-        stay_inside(info, asked.acting.identity, self._access.view)
-        protocol = wants_upgrade(request.headers)
+        request, run = asked.request, asked.run
+        stay_inside(asked.info, asked.acting.identity, self._access.view)
+        protocol = asked.meaning.upgrade
+        passed = asked.passed
         if protocol:
             if request.has_body:
                 raise RefusedError(bad_request("an upgrade must not have a body"))
-            asked.passed.extend([("Connection", "Upgrade"), ("Upgrade", protocol)])
-        upstream = await run.upstream(self.send(asked, asked.passed))
+            passed += [("Connection", "Upgrade"), ("Upgrade", protocol)]
+        upstream = await run.upstream(self.send(asked, passed))
         if protocol and upstream.code == SWITCHING:
             run.route = "upgrade"
             run.began()
             with run.tunnelling():
                 await tunnel(request, upstream)
             return
-        if upstream.code == _FORBIDDEN and not asked.passes:
-            exists = self._feed.record(info.namespace) is not None
-            if is_missing(info, asked.acting.identity, self._access.view, self._freshener.recent(), exists=exists):
-                upstream.release()
-                raise RefusedError(not_found(info.resource, info.name, group=info.group))
+        self._mask(asked, upstream)
         await self.relay(request, run, upstream)
+
+    def forward_at_once(self, asked: Asked, ends: Ends) -> bool:
+        """Do the same without a task, from one callback to the next, if nothing has to be awaited; tell whether."""
+        request, info, meaning = asked.request, asked.info, asked.meaning
+        if request.has_body or not asked.acting.own or not asked.token or meaning.upgrade or _is_stream(info):
+            return False
+        stay_inside(info, asked.acting.identity, self._access.view)
+        return Passage(self, asked, ends).ask()
+
+    def ask(self, asked: Asked, taker: Taker) -> UpstreamConnection | None:
+        """Send a request without a body as the caller, on an open connection; None when none is free."""
+        meaning = asked.meaning
+        if not meaning.sent:
+            meaning.sent = self._upstream.caller_fields(meaning.passed, token=asked.token)
+        return self._upstream.ask_as_caller(asked.request.method, asked.info.target, meaning.sent, taker)
+
+    def begin(self, asked: Asked, upstream: Answered) -> None:
+        """Begin the client's answer; RefusedError when it gets another one."""
+        self._mask(asked, upstream)
+        self._note(asked.run, upstream)
+        begin(asked.request, upstream)
+
+    def _mask(self, asked: Asked, upstream: Answered) -> None:
+        if upstream.code != _FORBIDDEN or asked.passes:
+            return
+        info = asked.info
+        exists = self._feed.record(info.namespace) is not None
+        if is_missing(info, asked.acting.identity, self._access.view, self._freshener.recent(), exists=exists):
+            upstream.release()
+            raise RefusedError(not_found(info.resource, info.name, group=info.group))
 
     def reader(self, asked: Asked) -> Send:
         """Return what sends a GET of another target as the caller, for an answer that is read here."""
@@ -126,7 +157,7 @@ class Passing:
     async def review(self, asked: Asked, *, rules: bool) -> None:
         """Let the API server answer what the caller may do, and add what the proxy grants."""
         request, identity = asked.request, asked.acting.identity
-        if not accepts_json(request.value("accept")):
+        if not accepts_json(asked.meaning.accept):
             await self.forward(asked)
             return
         readable = [header for header in asked.passed if header[0].lower() not in _ACCEPTS]
@@ -154,12 +185,20 @@ class Passing:
 
     async def relay(self, request: Request, run: Run, upstream: Answered) -> None:
         """Send the API server's answer to the client."""
-        run.began()
-        if upstream.code in REFUSALS:
-            self._auditor.refused(run.info, run.identity, code=upstream.code, why="refused by the API server")
-        run.answer = upstream
+        self._note(run, upstream)
         if run.info.verb == "watch":
             with run.watching("forwarded"):
                 await relay(request, upstream, self._stopping, ends_on_stop=True)
         else:
-            await relay(request, upstream, self._stopping, ends_on_stop=run.info.subresource == "log")
+            await relay(request, upstream, self._stopping, ends_on_stop=_is_stream(run.info))
+
+    def _note(self, run: Run, upstream: Answered) -> None:
+        run.began()
+        if upstream.code in REFUSALS:
+            self._auditor.refused(run.info, run.identity, code=upstream.code, why="refused by the API server")
+        run.answer = upstream
+
+
+def _is_stream(info: RequestInfo) -> bool:
+    """Tell whether an answer has no end of its own, so that a stopping process ends it."""
+    return info.verb == "watch" or info.subresource == "log"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from eventcore.logs import get
 from proxycore.headers import answered
 from proxycore.plane.exchange import JSON, SERVER
+from proxycore.plane.heads import answer_fields
 from proxycore.statuses import RefusedError, bad_gateway
 
 if TYPE_CHECKING:
@@ -17,19 +18,24 @@ if TYPE_CHECKING:
 log = get("proxy.relaying")
 
 SWITCHING: Final = 101
+_SERVER: Final = b"Server: %b\r\n" % SERVER.encode()
+_STREAM: Final = answer_fields([("Content-Type", JSON), ("Cache-Control", "no-cache, private"), ("Server", SERVER)])
+
+
+def begin(request: Request, upstream: Answered) -> None:
+    """Begin the client's answer with the head of the upstream one; RefusedError (502) when it cannot be passed on."""
+    if upstream.code == SWITCHING:
+        upstream.release()
+        raise RefusedError(bad_gateway("the API server's answer cannot be used"))
+    fields = _fields(upstream)
+    if upstream.length is None and (names := upstream.value("trailer")):
+        fields += answer_fields([("Trailer", names)])
+    request.begin(upstream.code, upstream.reason, fields, length=upstream.length)
 
 
 async def relay(request: Request, upstream: Answered, stopping: asyncio.Event, *, ends_on_stop: bool) -> None:
     """Send the upstream answer to the client. ``ends_on_stop``: a watch, which a stopping process ends early."""
-    if upstream.code == SWITCHING:
-        upstream.release()
-        raise RefusedError(bad_gateway("the API server's answer cannot be used"))
-    headers = answered(upstream.headers)
-    if not any(name.lower() == "server" for name, _ in headers):
-        headers.append(("Server", SERVER))
-    if upstream.length is None and (names := upstream.value("trailer")):
-        headers.append(("Trailer", names))
-    request.begin(upstream.code, upstream.reason, headers, length=upstream.length)
+    begin(request, upstream)
     if not ends_on_stop:
         await upstream.relay(request)
         return
@@ -45,12 +51,19 @@ async def tunnel(request: Request, upstream: Answered) -> None:
 
     Upgraded connections are exec, attach and port-forward, over SPDY or WebSocket. Nothing of them is read.
     """
-    headers = [*answered(upstream.headers), ("Connection", "Upgrade"), ("Upgrade", upstream.value("upgrade"))]
-    await request.tunnel(upstream, headers)
+    own = answer_fields([("Connection", "Upgrade"), ("Upgrade", upstream.value("upgrade"))])
+    await request.tunnel(upstream, _fields(upstream, server=b"") + own)
 
 
 def begin_stream(request: Request) -> None:
     """Begin an answer of the proxy's own that has no known end."""
-    headers = [("Content-Type", JSON), ("Cache-Control", "no-cache, private"), ("Server", SERVER)]
-    request.begin(200, "OK", headers)
+    request.begin(200, "OK", _STREAM)
     request.flush()
+
+
+def _fields(upstream: Answered, *, server: bytes = _SERVER) -> bytes:
+    passed = answered(upstream.fields)
+    lines = [b"%b: %b\r\n" % field for field in passed]
+    if not any(name.lower() == b"server" for name, _ in passed):
+        lines.append(server)
+    return b"".join(lines)

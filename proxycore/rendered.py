@@ -1,4 +1,4 @@
-"""Lists that were rendered a moment ago: many clients of a tenant ask for the same one."""
+"""What was rendered a moment ago: many clients of a tenant ask for the same lists, and are told of the same events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 MOST: Final = 256
 LARGEST: Final = 2**20
-"""Lists that are kept, and bytes of one."""
+"""Lists or events that are kept, and bytes of one list."""
+LARGEST_LINE: Final = 65_536
 
 
 class RenderedLists:
@@ -34,6 +35,28 @@ class RenderedLists:
                 self._kept.clear()
             self._kept[asked] = records, body
         return body
+
+
+class RenderedEvents:
+    """Keeps lines of watches by what was asked for; one is used again only for the same object of memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, tuple[ObjectRecord, bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def line(self, asked: Hashable, record: ObjectRecord, render: Callable[[], bytes]) -> bytes:
+        """Return the line; ``asked`` must hold all that it depends on besides the record."""
+        found = self._kept.get(asked)
+        if found is not None and found[0] is record:
+            return found[1]
+        line = render()
+        if len(line) <= LARGEST_LINE:
+            if len(self._kept) >= MOST:
+                self._kept.clear()
+            self._kept[asked] = record, line
+        return line
 
 
 def _is(one: ObjectRecord, other: ObjectRecord) -> bool:

@@ -114,9 +114,25 @@ def render_list(items: list[Item], resource_version: str, form: Form, include: s
             "items": [_partial(item) for item in items],
         }
         return msgspec.json.encode(found)
-    # Items of a list carry neither kind nor apiVersion.
-    plain = [{k: v for k, v in _value(item).items() if k not in {"kind", "apiVersion"}} for item in items]
+    plain = [_untyped(item.body) for item in items]
     return msgspec.json.encode({"kind": "NamespaceList", "apiVersion": "v1", "metadata": meta, "items": plain})
+
+
+def _untyped(body: bytes) -> msgspec.Raw:
+    """Return a Namespace as it stands in a list: without kind and apiVersion."""
+    kind = _KINDS.decode(body)
+    if not (kind.kind or kind.api_version):
+        return msgspec.Raw(body)
+    found: dict[str, Any] = msgspec.json.decode(body)
+    return msgspec.Raw(msgspec.json.encode({k: v for k, v in found.items() if k not in {"kind", "apiVersion"}}))
+
+
+class _Kind(msgspec.Struct, frozen=True, rename="camel"):
+    kind: str = ""
+    api_version: str = ""
+
+
+_KINDS = msgspec.json.Decoder(_Kind)
 
 
 def render_event(

@@ -11,11 +11,10 @@ import functools
 from typing import TYPE_CHECKING, Final
 
 from eventcore.logs import get
-from proxycore.accounting import Asked, Counts, Run
-from proxycore.across import Across
+from proxycore.accounting import Asked, Counts, Meaning, Run
 from proxycore.across_route import AcrossNamespaces
-from proxycore.filtered_watch import FilteredWatch
-from proxycore.headers import asked_identity, forwarded
+from proxycore.decisions import Decisions
+from proxycore.impersonating import Acting
 from proxycore.namespace_lists import NamespaceLists
 from proxycore.narrowing import narrowed
 from proxycore.passing import REFUSALS, Passing
@@ -31,19 +30,19 @@ from proxycore.policy import (
     WatchMemory,
     decide,
 )
-from proxycore.relaying import begin_stream
-from proxycore.representations import negotiate
 from proxycore.requestinfo import parse
 from proxycore.rules import OPERATION_OF
 from proxycore.statuses import RefusedError, Status
-from proxycore.watching import BOOKMARK_INTERVAL, NamespaceWatch
+from proxycore.watches import Watches
+from proxycore.watching import BOOKMARK_INTERVAL
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from eventcore.reading import Reader
-    from eventcore.views import AccessView, GrantRecord
+    from eventcore.views import AccessView, GrantRecord, ObjectRecord, ObjectsView
     from proxycore.access_log import AccessLog
     from proxycore.across import Crossing
-    from proxycore.across_watch import AcrossWatch
     from proxycore.auditing import Auditor
     from proxycore.authentication import Authenticator
     from proxycore.callers import Callers
@@ -61,8 +60,6 @@ log = get("proxy")
 
 PROBE: Final = "/_healthz"
 """The one path that answers without a token, as the existing proxy has it."""
-WRITE_SECONDS: Final = 30.0
-"""A client of a watch that takes nothing for so long is disconnected."""
 LONGEST_KEPT: Final = 512
 """Characters of a target whose reading is remembered: clients ask for the same few again and again."""
 _EXPECTED = "100-continue"
@@ -80,6 +77,7 @@ class Proxy:
         authenticator: Authenticator,
         impersonator: Impersonator,
         access: Reader[AccessView, GrantRecord],
+        objects: Reader[ObjectsView, ObjectRecord],
         feed: NamespaceFeed,
         kinds: FilteredKinds,
         freshener: Freshener,
@@ -95,12 +93,11 @@ class Proxy:
         self._authenticator = authenticator
         self._impersonator = impersonator
         self._access = access
-        self._feed = feed
+        self._decisions = Decisions(access, objects, freshener)
         self._kinds = kinds
         self._freshener = freshener
         self._auditor = auditor
         self._counts = Counts(measures, access_log)
-        self._stopping = stopping
         self._passing = Passing(
             access=access,
             feed=feed,
@@ -112,61 +109,138 @@ class Proxy:
             crossing=crossing,
         )
         self._across = AcrossNamespaces(crossing, feed, self._passing, freshener)
-        self._lists = NamespaceLists(feed, upstream, self._passing)
+        self._lists = NamespaceLists(feed, upstream, self._passing, self._decisions)
         measures.watch_size("lists", lambda: self._lists.kept)
-        self._bookmark_interval = bookmark_interval
+        self._watches = Watches(
+            feed, kinds, self._across, freshener, authenticator, stopping, bookmark_interval=bookmark_interval
+        )
 
-    async def handle(self, request: Request) -> None:
-        """Answer one request; every failure of the proxy's own becomes a Status."""
+    def handle(self, request: Request) -> Coroutine[None, None, None] | None:
+        """Answer one request at once, or return what has to be awaited for that.
+
+        Every failure of the proxy's own becomes a Status.
+        """
         if request.target == PROBE:
             request.reply(_OK, b"ok", [("Content-Type", "text/plain")])
-            return
+            return None
         run = Run(self._counts, request)
         try:
-            await self._answer(request, run)
-        except RefusedError as error:
-            self._refuse(request, run, error.status)
+            waits = self._answer(request, run)
+        except Exception as error:  # noqa: BLE001 - as in `_finish`
+            self._fail(request, run, error)
+            return None
+        return None if waits is None else self._finish(request, run, waits)
+
+    async def _finish(self, request: Request, run: Run, waits: Coroutine[None, None, bool]) -> None:
+        """Await the rest of a request."""
+        try:
+            over = await waits
         except ConnectionError:
             run.done("gone")
-            return
         except asyncio.CancelledError:
             run.done("gone")
             raise
         except Exception as error:  # noqa: BLE001 - a bug must not show its traceback to a client
+            self._fail(request, run, error)
+        else:
+            if over:
+                run.done(str(request.answer_code))
+
+    def _fail(self, request: Request, run: Run, error: Exception) -> None:
+        if isinstance(error, RefusedError):
+            status = error.status
+        else:
             log.error("request failed", error=error, method=request.method, route=run.route)
-            failed = Status(code=_FAILED, reason="InternalError", message="the proxy failed on this request")
-            self._refuse(request, run, failed)
+            status = Status(code=_FAILED, reason="InternalError", message="the proxy failed on this request")
+        self._refuse(request, run, status)
         run.done(str(request.answer_code))
+
+    # How a request without a task ends, see `Ends`.
+
+    def passed(self, asked: Asked) -> None:
+        """Count it."""
+        asked.run.done(str(asked.request.answer_code))
+
+    def failed(self, asked: Asked, error: Exception) -> None:
+        """Answer with a Status."""
+        self._fail(asked.request, asked.run, error)
+
+    def gone(self, asked: Asked) -> None:
+        """Count it."""
+        asked.run.done("gone")
+
+    def again(self, asked: Asked) -> None:
+        """Send it once more."""
+        asked.request.go_on_in_task(self._finish(asked.request, asked.run, _counted(self._passing.forward(asked))))
 
     def count_refused(self, code: int) -> None:
         """Count what was refused before it could be read as a request."""
         self._counts.answered("refused", "other", str(code), OTHER, 0.0)
 
-    async def _answer(self, request: Request, run: Run) -> None:
+    # From the request to the decision.
+
+    def _answer(self, request: Request, run: Run) -> Coroutine[None, None, bool] | None:
+        """Answer if nothing has to be awaited; what is returned tells whether the request is over."""
         info = run.info = _read(request.method, request.target)
-        headers = request.headers
-        if (request.value("expect") or _EXPECTED).lower() != _EXPECTED:
-            raise RefusedError(Status(code=417, reason="BadRequest", message="only Expect: 100-continue is known"))
+        meaning = self._meaning(request)
+        caller = self._callers.known(request, meaning)
+        if caller is None or meaning.asked is not None:
+            return self._identify(request, run, info, meaning)
+        run.caller = caller.identity
+        acting = Acting(identity=caller.identity, own=True)
+        return self._decide(Asked(request, run, info, meaning, caller, acting, meaning.token))
+
+    async def _identify(self, request: Request, run: Run, info: RequestInfo, meaning: Meaning) -> bool:
         caller, token = await self._callers.identify(request, info)
         run.caller = run.identity = caller.identity
-        acting = await self._impersonator.resolve(caller.identity, asked_identity(headers))
-        run.identity = acting.identity
-        grants, freshness = self._access.view, self._freshener.recent()
+        acting = await self._impersonator.resolve(caller.identity, meaning.asked)
+        waits = self._decide(Asked(request, run, info, meaning, caller, acting, token))
+        return False if waits is None else await waits
+
+    def _meaning(self, request: Request) -> Meaning:
+        """Return what the headers say; RefusedError. What was read for the same headers before is not read again."""
+        found = request.remembered.meaning
+        if isinstance(found, Meaning):
+            return found
+        if (request.value("expect") or _EXPECTED).lower() != _EXPECTED:
+            raise RefusedError(Status(code=417, reason="BadRequest", message="only Expect: 100-continue is known"))
+        made = request.remembered.meaning = Meaning(request.headers, request.peer, self._callers.own_headers)
+        return made
+
+    def _decide(self, asked: Asked) -> Coroutine[None, None, bool] | None:
+        run, info = asked.run, asked.info
+        run.identity = asked.acting.identity
         if info.tenant:
-            acting = narrowed(acting, info.tenant, grants, freshness)
-        passes = self._callers.passes(info, acting.identity)
+            asked.acting = narrowed(asked.acting, info.tenant, self._access.view, self._freshener.recent())
+        identity = asked.acting.identity
+        asked.passes = self._callers.passes(info, identity)
         run.identified()
-        decision = Forward() if passes else decide(info, acting.identity, grants, freshness)
-        if isinstance(decision, Filtered) and not await self._kinds.is_served(decision):
-            decision = decide(info, acting.identity, grants, self._freshener.recent(), discovered=False)
-        run.decided()
+        # Whoever is impersonated, or seen in one tenant, is made anew for each request, so nothing comes again.
+        lasting = asked.acting.own and not info.tenant
+        decision = Forward() if asked.passes else self._decisions.decide(info, identity, remember=lasting)
+        if not isinstance(decision, Filtered):
+            self._note(asked, decision)
+        if isinstance(decision, Forward) and not self._across.may_concern(asked):
+            run.route = "forward"
+            if self._passing.forward_at_once(asked, self):
+                return None
+        elif isinstance(decision, ListMemory) and self._lists.answer_at_once(asked, decision):
+            run.done(str(asked.request.answer_code))
+            return None
+        return _counted(self._serve(asked, decision))
+
+    def _note(self, asked: Asked, decision: Decision) -> None:
+        asked.run.decided()
         if self._auditor.everything:
-            self._auditor.decided(info, acting.identity, decision=type(decision).__name__)
-        passed = forwarded(headers, request.peer, self._callers.own_headers)
-        await self._serve(Asked(request, run, info, passed, caller, acting, token, passes=passes), decision)
+            self._auditor.decided(asked.info, asked.acting.identity, decision=type(decision).__name__)
 
     async def _serve(self, asked: Asked, decision: Decision) -> None:
         run = asked.run
+        if isinstance(decision, Filtered):
+            if not await self._kinds.is_served(decision):
+                grants, freshness = self._access.view, self._freshener.recent()
+                decision = decide(asked.info, asked.acting.identity, grants, freshness, discovered=False)
+            self._note(asked, decision)
         match decision:
             case Refuse(status):
                 raise RefusedError(status)
@@ -179,7 +253,7 @@ class Proxy:
                 await self._lists.answer(asked.request, run, asked.acting.identity, decision, asked.passed)
             case WatchMemory() | Filtered(verb="watch"):
                 run.route = "watch"
-                await self._watch(asked, decision)
+                await self._watches.answer(asked, decision)
             case Filtered():
                 await self._other_kind(asked, decision)
             case Review(rules):
@@ -193,7 +267,7 @@ class Proxy:
             await self._passing.forward(asked)
             return
         asked.run.route = "across"
-        await (self._watch(asked, across) if across.verb == "watch" else self._across.list(asked, across))
+        await (self._watches.answer(asked, across) if across.verb == "watch" else self._across.list(asked, across))
 
     async def _other_kind(self, asked: Asked, decision: Filtered) -> None:
         """Answer for a kind of which tenants see their own; what is not the caller's goes on as the caller."""
@@ -215,43 +289,6 @@ class Proxy:
         run.began()
         request.reply(_OK, answer)
 
-    async def _watch(self, asked: Asked, decision: WatchMemory | Filtered | Across) -> None:
-        request, identity, accept = asked.request, asked.acting.identity, asked.request.value("accept")
-
-        async def write(line: bytes) -> None:
-            request.write(line)
-            async with asyncio.timeout(WRITE_SECONDS):
-                await request.drain()
-
-        def good() -> bool:
-            return self._freshener.now().fresh and not self._authenticator.is_revoked(asked.caller)
-
-        watch: NamespaceWatch | FilteredWatch | AcrossWatch
-        if isinstance(decision, WatchMemory):
-            watch = NamespaceWatch(
-                self._feed,
-                identity,
-                decision.query,
-                negotiate(accept, watch=True),
-                write=write,
-                good=good,
-                bookmark_interval=self._bookmark_interval,
-            )
-        elif isinstance(decision, Across):
-            watch = await self._across.watch(asked, decision, write=write, good=good)
-        else:
-            watch = FilteredWatch(self._kinds, self._feed, identity, decision, accept, write=write, good=good)
-        begin_stream(request)
-        asked.run.began()
-        try:
-            with asked.run.watching("memory" if isinstance(decision, WatchMemory) else "filtered"):
-                await watch.run(self._stopping)
-        except TimeoutError:
-            log.info("client of a watch is too slow")
-            request.break_off()
-            return
-        request.finish()
-
     def _refuse(self, request: Request, run: Run, status: Status) -> None:
         if status.code in REFUSALS:
             self._auditor.refused(run.info, run.identity, code=status.code, why=status.message)
@@ -264,6 +301,11 @@ class Proxy:
             request.break_off()
             return
         request.reply(status.code, status.encode(), extra)
+
+
+async def _counted(waits: Coroutine[None, None, None]) -> bool:
+    await waits
+    return True
 
 
 @functools.lru_cache(4096)

@@ -13,6 +13,7 @@ from eventcore.errors import KubeError
 from eventcore.logs import get
 from proxycore.headers import forwarded
 from proxycore.plane.dialling import Dialler
+from proxycore.plane.heads import render_fields, request_line
 from proxycore.plane.pool import ANSWER_SECONDS, Pool
 from proxycore.statuses import RefusedError, unavailable
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
     from eventcore.kube_auth import KubeAuth
     from proxycore.headers import Header
-    from proxycore.plane.answers import Answered
+    from proxycore.plane.answers import Answered, Taker
     from proxycore.plane.exchange import Request
+    from proxycore.plane.pool import UpstreamConnection
 
 log = get("proxy.upstream")
 
@@ -49,6 +51,15 @@ class Upstream:
         """Send a request with the caller's token, with none for ""; RefusedError 502, 503 or 504 without an answer."""
         authorization = f"Bearer {token}" if token else None
         return await self._send(self._as_caller, method, target, headers, authorization, body)
+
+    def caller_fields(self, headers: Iterable[Header], *, token: str) -> bytes:
+        """Return the end of the head of a request without a body, as `as_caller` sends it: all after its first line."""
+        sent = [("Host", self._dialler.host_header), *headers, ("Authorization", f"Bearer {token}")]
+        return render_fields(sent) + b"\r\n"
+
+    def ask_as_caller(self, method: str, target: str, fields: bytes, taker: Taker) -> UpstreamConnection | None:
+        """Send a request without a body on an open connection and return that; None when none is free."""
+        return self._as_caller.ask(request_line(method, self._dialler.base + target) + fields, method, taker)
 
     async def as_proxy(
         self, method: str, target: str, headers: Iterable[Header], *, body: Request | None = None

@@ -159,13 +159,14 @@ class NamespaceWatch:
         own = _number(record.resource_version)
         version = max(own, self._version()) if fresh else own
         self._told = max(self._told, version)
-        line = render_event(
-            type_,
-            item_of(record.body),
-            self._form,
-            self._query.include_object,
-            now(),
-            resource_version=str(version) if fresh else "",
+        at, include = now(), self._query.include_object
+        told = str(version) if fresh else ""
+        # A Table tells ages, in seconds.
+        second = int(at.timestamp()) if self._form == "table" else 0
+        line = self._feed.events.line(
+            (type_, record.key.name, self._form, include, told, second),
+            record,
+            lambda: render_event(type_, item_of(record.body), self._form, include, at, resource_version=told),
         )
         await self._write(line)
 
@@ -184,7 +185,8 @@ class NamespaceWatch:
         return self._feed.version()
 
     def _selects(self, record: ObjectRecord) -> bool:
-        return selected(item_of(record.body), self._query)
+        query = self._query
+        return not (query.labels or query.fields) or selected(item_of(record.body), query)
 
 
 def selected(item: Item, query: ListQuery) -> bool:

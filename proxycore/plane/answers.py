@@ -29,11 +29,24 @@ class StaleError(Exception):
     """A kept connection was closed before anything of the answer came."""
 
 
+class Taker(Protocol):
+    """Waits for an answer."""
+
+    def answer_begins(self, answer: Answered, /) -> None:
+        """Take its head; the body goes to whoever `Answered.send_to` names."""
+
+    def answer_failed(self, error: RefusedError | StaleError, /) -> None:
+        """No answer will come."""
+
+
 class Sink(Protocol):
     """Takes the body of an answer."""
 
     def piece(self, data: bytes, /) -> None:
         """Take a piece."""
+
+    def waits(self) -> None:
+        """That was all that came for now."""
 
     def ended(self, trailers: list[Header], /) -> None:
         """The body is whole."""
@@ -43,7 +56,7 @@ class Sink(Protocol):
 
 
 class Answered:
-    """One answer. ``headers`` are as they came, byte for byte as latin-1, without those that frame the body.
+    """One answer. ``fields`` are as they came, without those that frame the body.
 
     ``length``: of the body, None when only its end tells. ``rest``: what came right after a 101.
     """
@@ -51,7 +64,7 @@ class Answered:
     def __init__(self, connection: UpstreamConnection) -> None:
         self.code = 0
         self.reason = ""
-        self.headers: list[Header] = []
+        self.fields: list[tuple[bytes, bytes]] = []
         self.length: int | None = None
         self.ends_with_connection = False
         self.trailers: list[Header] = []
@@ -68,15 +81,15 @@ class Answered:
         self.code = code
         self.reason = reason.decode("latin-1")
         chunked = False
-        for raw, value in fields:
-            name = raw.decode("latin-1")
-            match name.lower():
-                case "content-length":
-                    self.length = int(value)
-                case "transfer-encoding":
-                    chunked = True
-                case _:
-                    self.headers.append((name, value.decode("latin-1")))
+        passed = self.fields
+        for field in fields:
+            key = field[0].lower()
+            if key == b"content-length":
+                self.length = int(field[1])
+            elif key == b"transfer-encoding":
+                chunked = True
+            else:
+                passed.append(field)
         if chunked:
             self.length = None
         elif self.length is None and method != "HEAD" and code not in _BODILESS:
@@ -84,7 +97,8 @@ class Answered:
 
     def value(self, name: str) -> str:
         """Return the first value of a header, "" without one; the name in lower case."""
-        return next((value for key, value in self.headers if key.lower() == name), "")
+        key = name.encode()
+        return next((value.decode("latin-1") for found, value in self.fields if found.lower() == key), "")
 
     def piece(self, data: bytes) -> None:
         if self._sink is not None:
@@ -94,6 +108,10 @@ class Answered:
         self._size += len(data)
         if self._size > MOST_HELD:
             self._connection.pause()
+
+    def waits(self) -> None:
+        if self._sink is not None:
+            self._sink.waits()
 
     def ended(self) -> None:
         self._over = True
@@ -181,6 +199,10 @@ class _Relay:
         if not self._request.answer_over:
             self._request.write(data)
 
+    def waits(self) -> None:
+        if not self._request.answer_over:
+            self._request.flush()
+
     def ended(self, trailers: list[Header]) -> None:
         if not self._request.answer_over:
             self._request.finish(trailers)
@@ -214,6 +236,9 @@ class _Pieces:
         self._some.set()
         if self._size > MOST_HELD:
             self._connection.pause()
+
+    def waits(self) -> None:
+        pass
 
     def ended(self, _: list[Header]) -> None:
         self._over = True
@@ -253,6 +278,9 @@ class _Whole:
         if self._size > LARGEST:
             self._connection.abort()
             self.broke()
+
+    def waits(self) -> None:
+        pass
 
     def ended(self, _: list[Header]) -> None:
         if not self.done.done():

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 from eventcore.logs import get
 from proxycore.plane.chunks import ChunkReader
 from proxycore.plane.exchange import Request
-from proxycore.plane.heads import LONGEST_HEAD, parse_head, timed_out, too_large
+from proxycore.plane.heads import LONGEST_HEAD, HeadReader, parse_head, timed_out, too_large
 from proxycore.statuses import RefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from proxycore.headers import Header
     from proxycore.plane.listener import Listener
     from proxycore.statuses import Status
@@ -72,6 +74,7 @@ class ClientConnection(asyncio.Protocol):
         self.peer = ""
         self._listener = listener
         self._loop = listener.loop
+        self._reader = HeadReader()
         self._buffer = bytearray()
         self._scanned = 0
         self._since = self._heard = self._loop.time()
@@ -85,7 +88,7 @@ class ClientConnection(asyncio.Protocol):
         self._deaf = False  # what comes now has no meaning any more
         self._lingering = False  # the rest of a body is drained
         self._linger_until = 0.0
-        self._ahead = self._slow_sink = False
+        self._ahead = self._slow_sink = self._reads_not = False
         self._stuck_since = 0.0
 
     # From the transport.
@@ -110,6 +113,9 @@ class ClientConnection(asyncio.Protocol):
             return
         if not self._buffer:
             self._since = self._heard
+            if request is None and data.endswith(_HEAD_END) and data.find(_HEAD_END) == len(data) - len(_HEAD_END):
+                self._begin(data)  # a head and no more, as nearly all that come
+                return
         self._buffer += data
         if request is None:
             self._advance()
@@ -164,7 +170,7 @@ class ClientConnection(asyncio.Protocol):
         early, self._buffer = bytes(self._buffer), bytearray()
         if self._stuck_since:
             other.pause()
-        self.transport.resume_reading()
+        self._read_or_not()
         return early
 
     # For the request in hand.
@@ -272,16 +278,20 @@ class ClientConnection(asyncio.Protocol):
             return
         end += len(_HEAD_END)
         self._scanned = 0
-        if end > LONGEST_HEAD:
+        raw = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._begin(raw)
+
+    def _begin(self, raw: bytes) -> None:
+        if len(raw) > LONGEST_HEAD:
             self._refuse(too_large())
             return
         try:
-            head = parse_head(self._buffer[:end])
+            head = self._reader.read(raw)
         except RefusedError as error:
             self._refuse(error.status)
             return
-        del self._buffer[:end]
-        request = self._request = Request(self, head, self.peer)
+        request = self._request = Request(self, head, self.peer, self._reader.remembered)
         if head.length != 0:
             self._chunks = ChunkReader() if head.length is None else None
             self._left = head.length or 0
@@ -289,7 +299,16 @@ class ClientConnection(asyncio.Protocol):
                 early, self._buffer = bytes(self._buffer), bytearray()
                 self._feed(request, early)
         if not self._closing:
-            self._task = self._listener.serve(request)
+            waits = self._listener.serve(request)
+            if waits is not None:
+                self.go_on_in_task(request, waits)
+
+    def go_on_in_task(self, request: Request, waits: Coroutine[None, None, None]) -> None:
+        """Let a task do what is left to do for a request; it is cancelled when the client goes away."""
+        if request is self._request and not self.transport.is_closing():
+            self._task = self._listener.run(request, waits)
+        else:
+            waits.close()
 
     def _feed(self, request: Request, data: bytes) -> None:
         trailers: list[Header] = []
@@ -342,7 +361,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         self._buffer.clear()
         self._ahead = self._slow_sink = False
-        self.transport.resume_reading()
+        self._read_or_not()
         self._linger_until = self._loop.time() + seconds
         self._loop.call_later(seconds, self._close)
 
@@ -351,7 +370,10 @@ class ClientConnection(asyncio.Protocol):
         self.transport.close()
 
     def _read_or_not(self) -> None:
-        if self._ahead or self._slow_sink:
+        if (stops := self._ahead or self._slow_sink) == self._reads_not:
+            return
+        self._reads_not = stops
+        if stops:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()

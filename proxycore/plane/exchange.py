@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from eventcore.logs import get
 from proxycore.plane.chunks import LAST, chunk, last_chunk
-from proxycore.plane.heads import RequestHead, render_answer
+from proxycore.plane.heads import Remembered, RequestHead, answer_fields, status_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from proxycore.headers import Header
     from proxycore.plane.answers import Answered
@@ -40,6 +40,8 @@ _REASONS: Final = {
     504: "Gateway Timeout",
 }
 _NOBODY: Final = RequestHead(method="", target="", headers=[], keeps=False)
+_CLOSE: Final = b"Connection: close\r\n"
+_CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 
 
 class BodySink(Protocol):
@@ -66,40 +68,48 @@ class Source(Protocol):
 
 
 class Request:
-    """One request. ``target`` is as it came; ``headers`` hold every field in order, values decoded from UTF-8."""
+    """One request. ``target`` is as it came; ``headers`` hold every field in order, values decoded from UTF-8.
 
-    def __init__(self, connection: ClientConnection, head: RequestHead, peer: str) -> None:
+    ``remembered`` is shared by the requests of a connection whose headers are the same. ``on_gone`` is called when the
+    client goes away before its answer is whole and no task works on it.
+    """
+
+    # What most requests never change is the class's.
+    answer_begun = False
+    answer_code = 0
+    answer_over = False
+    held_bytes = 0
+    sent = 0  # bytes of the answer's body, before they are framed
+    on_gone: Callable[[], None] | None = None
+    _trailers: tuple[Header, ...] | list[Header] = ()
+    _broke: RefusedError | None = None
+    _sink: BodySink | None = None
+    _discard = False
+    _source: Source | None = None
+    _writable: asyncio.Future[None] | None = None
+    _tunnel_over: asyncio.Future[None] | None = None
+    _framing = ""  # of the answer: chunks, length, close, none
+    _owed = 0
+    _head = b""
+
+    def __init__(self, connection: ClientConnection, head: RequestHead, peer: str, remembered: Remembered) -> None:
         self.method = head.method
         self.target = head.target
         self.headers = head.headers
         self.length = head.length
         self.expects = head.expects
         self.peer = peer
+        self.remembered = remembered
         self.body_over = head.length == 0
-        self.answer_begun = False
-        self.answer_code = 0
-        self.answer_over = False
-        self.held_bytes = 0
-        self.sent = 0  # bytes of the answer's body, before they are framed
         self._connection = connection
         self._keeps = head.keeps
         self._chunks = head.chunks
         self._held: list[bytes] = []
-        self._trailers: list[Header] = []
-        self._broke: RefusedError | None = None
-        self._sink: BodySink | None = None
-        self._discard = False
-        self._source: Source | None = None
-        self._writable: asyncio.Future[None] | None = None
-        self._tunnel_over: asyncio.Future[None] | None = None
-        self._framing = ""  # of the answer: chunks, length, close, none
-        self._owed = 0
-        self._head = b""
 
     @classmethod
     def of_nobody(cls, connection: ClientConnection) -> Request:
         """Return what stands for a request that could not be read, so that it can be answered."""
-        return cls(connection, _NOBODY, "")
+        return cls(connection, _NOBODY, "", Remembered())
 
     def value(self, name: str) -> str:
         """Return the first value of a header, "" without one; the name in lower case."""
@@ -126,7 +136,7 @@ class Request:
         if self._broke is not None:
             sink.body_broke(self._broke)
         elif self.body_over:
-            sink.body_ended(self._trailers)
+            sink.body_ended([*self._trailers])
         else:
             self._connection.body_wanted()
 
@@ -176,34 +186,35 @@ class Request:
         own = [("Cache-Control", "no-cache, private"), ("Server", SERVER), *headers]
         if not any(name == "Content-Type" for name, _ in own):
             own.append(("Content-Type", JSON))
-        self.begin(code, _REASONS.get(code, "Answer"), own, length=len(body))
+        self.begin(code, _REASONS.get(code, "Answer"), answer_fields(own), length=len(body))
         self.write(body)
         self.finish()
 
-    def begin(self, code: int, reason: str, headers: list[Header], *, length: int | None = None) -> None:
-        """Begin an answer; ``length`` None: unknown. The head goes out with the first bytes of the body, or `flush`."""
+    def begin(self, code: int, reason: str, fields: bytes, *, length: int | None = None) -> None:
+        """Begin an answer; ``fields`` are whole header lines, without those that frame; ``length`` None: unknown.
+
+        The head goes out with the first bytes of the body, or by `flush`.
+        """
         if self.answer_begun:
             raise RuntimeError("an answer has begun already")
         self.answer_begun = True
         self.answer_code = code
-        sent = [*headers]
+        framing = b""
         if self.method == "HEAD" or code in _BODILESS:
             self._framing = "none"
             if length is not None and code != 204:  # noqa: PLR2004 - No Content has no length either
-                sent.append(("Content-Length", str(length)))
+                framing = b"Content-Length: %d\r\n" % length
         elif length is not None:
             self._framing, self._owed = "length", length
-            sent.append(("Content-Length", str(length)))
+            framing = b"Content-Length: %d\r\n" % length
         elif self._chunks:
-            self._framing = "chunks"
-            sent.append(("Transfer-Encoding", "chunked"))
+            self._framing, framing = "chunks", _CHUNKED
         else:
             self._framing, self._keeps = "close", False
         if not self.body_over or self._connection.is_last:
             self._keeps = False
-        if not self._keeps:
-            sent.append(("Connection", "close"))
-        self._head = render_answer(code, reason, sent)
+        close = b"" if self._keeps else _CLOSE
+        self._head = b"%b%b%b%b\r\n" % (status_line(code, reason), fields, framing, close)
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the body. It may go faster than the client reads: see `drain`, and `feed_from`."""
@@ -225,6 +236,11 @@ class Request:
         if self._head:
             head, self._head = self._head, b""
             self._connection.transport.write(head)
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether there is nothing for `drain` to wait for, or to complain of."""
+        return not self._connection.is_stuck and not self._connection.transport.is_closing()
 
     async def drain(self) -> None:
         """Wait until the client has taken most of what was sent; ConnectionError when it is gone."""
@@ -254,18 +270,23 @@ class Request:
         self.answer_over = True
         self._connection.abort()
 
+    def go_on_in_task(self, waits: Coroutine[None, None, None]) -> None:
+        """Await the rest of what is to do; cancelled when the client goes away."""
+        self._connection.go_on_in_task(self, waits)
+
     def feed_from(self, source: Source) -> None:
         """Let the source wait whenever the client is slow."""
         self._source = source
         if self._connection.is_stuck:
             source.pause()
 
-    async def tunnel(self, upstream: Answered, headers: list[Header]) -> None:
+    async def tunnel(self, upstream: Answered, fields: bytes) -> None:
         """Answer 101 and carry bytes both ways until a side closes."""
         self.answer_begun = self.answer_over = True
         self.answer_code = upstream.code
         self._tunnel_over = asyncio.get_running_loop().create_future()
-        self._connection.transport.write(render_answer(upstream.code, upstream.reason, headers) + upstream.rest)
+        line = status_line(upstream.code, upstream.reason)
+        self._connection.transport.write(b"%b%b\r\n%b" % (line, fields, upstream.rest))
         other = upstream.tunnel_to(self._connection)
         if early := self._connection.become_tunnel(other):
             other.take(early)
@@ -284,5 +305,7 @@ class Request:
             self._writable.set_result(None)
 
     def client_gone(self) -> None:
+        if self.on_gone is not None:
+            self.on_gone()
         if self._tunnel_over is not None and not self._tunnel_over.done():
             self._tunnel_over.set_result(None)

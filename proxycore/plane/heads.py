@@ -27,7 +27,8 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # noqa: S105 - a token of RFC 9110
 _FIELD_LINE = rf"{_TOKEN}++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n"
 # Possessive throughout: what does not match is known after one pass, whatever a client sends.
-_HEAD = re.compile(rf"({_TOKEN}++) ([^\x00-\x20\x7f]++) HTTP/1\.([01])\r\n((?:{_FIELD_LINE})*+)\r\n")
+_LINE = re.compile(rf"({_TOKEN}++) ([^\x00-\x20\x7f]++) HTTP/1\.([01])")
+_BLOCK = re.compile(rf"(?:{_FIELD_LINE})*+\r\n")
 _FIELDS = re.compile(rf"(?:{_FIELD_LINE})*+")
 _FIELD = re.compile(r"([^:\r]++):[ \t]*+([^\r]*+)\r\n")
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -49,36 +50,82 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True):
     expects: bool = False  # it waits for 100 Continue before it sends the body
 
 
+class Remembered:
+    """Room for what somebody makes of a block of headers, for as long as the same block comes again."""
+
+    __slots__ = ("meaning",)
+
+    def __init__(self) -> None:
+        self.meaning: object = None
+
+
+class HeadReader:
+    """Reads the heads of one connection. A client repeats its headers, so a block like the last is not read again."""
+
+    def __init__(self) -> None:
+        self.remembered = Remembered()
+        self._block = b""
+        self._minor = ""
+        self._last: RequestHead | None = None
+
+    def read(self, raw: bytes) -> RequestHead:
+        """Read a head, its empty line included; RefusedError (400, 431) when it has not exactly one meaning."""
+        line, _, block = raw.partition(b"\r\n")
+        try:
+            found = _LINE.fullmatch(line.decode())
+        except UnicodeDecodeError:
+            _refuse("the head is not UTF-8")
+        if found is None:
+            _refuse(_NO_HTTP)
+        method, target, minor = found.groups()
+        if method not in METHODS:
+            _refuse("the method is none that a Kubernetes API has")
+        if target[0] != "/":
+            _refuse("the request target must be an absolute path")
+        last = self._last
+        if last is None or block != self._block or minor != self._minor:
+            self._last = None  # what is refused is not remembered
+            last = _read_block(block, modern=minor == "1")
+            self._last, self._block, self._minor, self.remembered = last, block, minor, Remembered()
+        return RequestHead(
+            method=method,
+            target=target,
+            headers=last.headers,
+            length=last.length,
+            keeps=last.keeps,
+            chunks=last.chunks,
+            expects=last.expects,
+        )
+
+
 def parse_head(raw: bytes | bytearray) -> RequestHead:
-    """Read a head, its empty line included; RefusedError (400, 431) when it has not exactly one meaning."""
+    """Read one head alone, as `HeadReader.read` does."""
+    return HeadReader().read(bytes(raw))
+
+
+def _read_block(block: bytes, *, modern: bool) -> RequestHead:
+    """Return what the headers say, without method and target."""
     try:
-        text = raw.decode()
+        text = block.decode()
     except UnicodeDecodeError:
         _refuse("the head is not UTF-8")
-    found = _HEAD.fullmatch(text)
-    if found is None:
+    if not _BLOCK.fullmatch(text):
         _refuse(_NO_HTTP)
-    method, target, minor, block = found.groups()
-    if method not in METHODS:
-        _refuse("the method is none that a Kubernetes API has")
-    if target[0] != "/":
-        _refuse("the request target must be an absolute path")
-    headers = read_fields(block)
+    headers = read_fields(text[:-2])
     framing: dict[str, list[str]] = {key: [] for key in _FRAMING}
     for name, value in headers:
         if (key := name.lower()) in _FRAMING:
             framing[key].append(value)
         elif "_" in key and key.replace("_", "-") in _FRAMING:
             _refuse(f"the header {name} could be read as another one")
-    modern = minor == "1"
     if len(framing["host"]) > 1 or (modern and not framing["host"]) or not all(map(_HOST.fullmatch, framing["host"])):
         _refuse("there must be exactly one valid Host header")
     words = {word.strip().lower() for value in framing["connection"] for word in value.split(",")}
     if len(framing["expect"]) > 1:
         _refuse("more than one Expect header")
     return RequestHead(
-        method=method,
-        target=target,
+        method="",
+        target="",
         headers=headers,
         length=_body_length(framing["content-length"], framing["transfer-encoding"], modern=modern),
         keeps=modern and "close" not in words,
@@ -114,23 +161,41 @@ def timed_out() -> Status:
 
 
 def render_request(method: str, target: str, headers: Iterable[Header]) -> bytes:
-    """Return a head for the API server; RefusedError (400) when a value cannot stand in a header.
+    """Return a head for the API server; RefusedError (400) when a value cannot stand in a header."""
+    return b"%b%b\r\n" % (request_line(method, target), render_fields(headers))
+
+
+def request_line(method: str, target: str) -> bytes:
+    """Return the first line of a request."""
+    return f"{method} {target} HTTP/1.1\r\n".encode()
+
+
+def render_fields(headers: Iterable[Header]) -> bytes:
+    """Return header lines for the API server; RefusedError (400) when a value cannot stand in a header.
 
     The client's own values were read by the grammar. A name that the API server vouches for may still hold a newline.
     """
-    lines = [f"{method} {target} HTTP/1.1"]
+    lines = []
     for name, value in headers:
         if not _VALUE.fullmatch(value):
             _refuse(f"the value of {name} cannot stand in a header")
-        lines.append(f"{name}: {value}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+        lines.append(f"{name}: {value}\r\n")
+    return "".join(lines).encode()
 
 
 def render_answer(code: int, reason: str, headers: Iterable[Header]) -> bytes:
     """Return a head for the client. Headers of the API server pass in the bytes that they came in."""
-    lines = [f"HTTP/1.1 {code} {reason}"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    return b"%b%b\r\n" % (status_line(code, reason), answer_fields(headers))
+
+
+def status_line(code: int, reason: str) -> bytes:
+    """Return the first line of an answer."""
+    return f"HTTP/1.1 {code} {reason}\r\n".encode("latin-1")
+
+
+def answer_fields(headers: Iterable[Header]) -> bytes:
+    """Return header lines for the client."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
 
 
 def _body_length(lengths: list[str], encodings: list[str], *, modern: bool) -> int | None:

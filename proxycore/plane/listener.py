@@ -10,11 +10,11 @@ from proxycore.plane.client import HEAD_SECONDS, ClientConnection
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     from proxycore.plane.exchange import Request
 
-    Handler = Callable[[Request], Awaitable[None]]
+    Handler = Callable[[Request], Coroutine[None, None, None] | None]
 
 log = get("proxy.listener")
 
@@ -26,7 +26,10 @@ _BACKLOG: Final = 1024
 
 
 class Listener:
-    """Accepts clients and gives each request to ``handler``. ``on_refused`` hears the code of what was no request."""
+    """Accepts clients and gives each request to ``handler``. ``on_refused`` hears the code of what was no request.
+
+    The handler begins at once, in the callback that read the request, and returns what has to be awaited if anything.
+    """
 
     def __init__(self, handler: Handler, *, on_refused: Callable[[int], None] = lambda _: None) -> None:
         self.loop = asyncio.get_running_loop()
@@ -100,16 +103,25 @@ class Listener:
         if not self._connections:
             self._empty.set()
 
-    def serve(self, request: Request) -> asyncio.Task[None]:
-        """Handle a request in a task of its own; cancelled when the client goes away."""
-        task = self.loop.create_task(self._serve(request))
+    def serve(self, request: Request) -> Coroutine[None, None, None] | None:
+        """Handle a request; return what is left to be awaited for it, None when nothing is."""
+        try:
+            return self._handler(request)
+        except Exception as error:  # noqa: BLE001 - nothing of a request may reach the log of the event loop
+            log.warning("connection failed", error=type(error).__name__)
+            request.break_off()
+            return None
+
+    def run(self, request: Request, waits: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Await the rest of a request in a task of its own; cancelled when the client goes away."""
+        task = self.loop.create_task(self._run(request, waits))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _serve(self, request: Request) -> None:
+    async def _run(self, request: Request, waits: Coroutine[None, None, None]) -> None:
         try:
-            await self._handler(request)
+            await waits
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - nothing of a request may reach the log of the event loop

@@ -11,13 +11,14 @@ import httptools
 from eventcore.logs import get
 from proxycore.plane.answers import Answered, StaleError
 from proxycore.plane.chunks import chunk, last_chunk
-from proxycore.plane.heads import render_request
+from proxycore.plane.heads import render_fields, request_line
 from proxycore.statuses import RefusedError, bad_gateway, gateway_timeout, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from proxycore.headers import Header
+    from proxycore.plane.answers import Taker
     from proxycore.plane.client import Peer
     from proxycore.plane.exchange import Request
 
@@ -34,7 +35,9 @@ MOST_IDLE: Final = 512
 LOOK_SECONDS: Final = 1.0
 HIGH_WATER: Final = 262_144
 LONGEST_HEAD: Final = 262_144
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that may be sent again when nobody knows whether they arrived."""
+CLOSED: Final = unavailable("the API server closed the connection; try again")
 _SWITCHING: Final = 101
 _CONTINUE: Final = 100
 _FINAL: Final = 200
@@ -49,7 +52,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._loop = pool.loop
         self._parser = httptools.HttpResponseParser(self)
         self._answer: Answered | None = None
-        self._head: asyncio.Future[Answered] | None = None
+        self._taker: Taker | None = None  # until the answer begins
         self._request: Request | None = None
         self._method = ""
         self._chunked = False
@@ -66,6 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reusable = False
         self._peer: Peer | None = None
         self._stuck = False
+        self._reads_not = False
         self.since = self._loop.time()
 
     @property
@@ -75,13 +79,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Asking.
 
-    def ask(self, head: bytes, method: str, body: Request | None, *, chunked: bool) -> asyncio.Future[Answered]:
-        """Send a request; the future holds its answer once that begins."""
+    def ask(
+        self, head: bytes, method: str, taker: Taker, body: Request | None = None, *, chunked: bool = False
+    ) -> None:
+        """Send a request; its answer goes to the taker once that begins."""
         self._method, self._request, self._chunked = method, body, chunked
         self._body_sent = body is None
         self._heard = self._over = False
         self._answer = Answered(self)
-        self._head = self._loop.create_future()
+        self._taker = taker
         self.since = self._loop.time()
         self.transport.write(head)
         if body is not None:
@@ -90,7 +96,6 @@ class UpstreamConnection(asyncio.Protocol):
                 self._loop.call_later(CONTINUE_SECONDS, self._go_on, self._answer)
             else:
                 body.send_body_to(self)
-        return self._head
 
     def body_piece(self, piece: bytes) -> None:
         self.since = self._loop.time()
@@ -109,7 +114,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Give up an answer that does not begin."""
-        waiting = self._head is not None and not self._head.done() and (self._body_sent or self._stuck)
+        waiting = self._taker is not None and (self._body_sent or self._stuck)
         if waiting and now - self.since > self._pool.answer_seconds:
             self._fail(RefusedError(gateway_timeout("the API server did not answer in time")))
             self.abort()
@@ -142,6 +147,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._over:
             self._settle()
+        elif self._answer is not None:
+            self._answer.waits()
 
     def pause_writing(self) -> None:
         self._stuck = True
@@ -165,7 +172,7 @@ class UpstreamConnection(asyncio.Protocol):
         answer = self._answer
         if answer is None:
             return
-        if exc is None and answer.ends_with_connection and self._head is not None and self._head.done():
+        if exc is None and answer.ends_with_connection and self._taker is None:
             self._over = True
             self._answer = None
             answer.ended()
@@ -182,9 +189,11 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.write(data)
 
     def pause(self) -> None:
+        self._reads_not = True
         self.transport.pause_reading()
 
     def resume(self) -> None:
+        self._reads_not = False
         self.transport.resume_reading()
 
     def hang_up(self) -> None:
@@ -196,7 +205,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._answer = None
         if self._stuck:
             other.pause()
-        self.transport.resume_reading()
+        self.resume()
         if self.transport.is_closing():
             other.hang_up()
 
@@ -223,8 +232,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         code = self._parser.get_status_code()
-        answer, head = self._answer, self._head
-        if self._over or answer is None or head is None or head.done():
+        answer, taker = self._answer, self._taker
+        if self._over or answer is None or taker is None:
             self._dirty = True
             return
         if code < _FINAL and code != _SWITCHING:
@@ -234,11 +243,12 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._waits = False
         self._reusable = self._parser.should_keep_alive()
-        answer.begin(code, self._reason, self._fields, method=self._method)
-        self._fields = []
-        head.set_result(answer)
         if self._method == "HEAD":
             self._over = True
+        answer.begin(code, self._reason, self._fields, method=self._method)
+        self._fields = []
+        self._taker = None
+        taker.answer_begins(answer)
 
     def on_body(self, piece: bytes) -> None:
         if self._over or self._answer is None:
@@ -266,7 +276,8 @@ class UpstreamConnection(asyncio.Protocol):
         if reusable:
             self._used = True
             self.since = self._loop.time()
-            self.transport.resume_reading()
+            if self._reads_not:
+                self.resume()
             self._pool.give_back(self)
         else:
             self.transport.abort()
@@ -274,12 +285,14 @@ class UpstreamConnection(asyncio.Protocol):
             answer.ended()
 
     def _upgraded(self, rest: bytes) -> None:
+        if self.transport.is_closing():
+            return
         if self._answer is None or self._answer.code != _SWITCHING:
             self._fail(_unusable())
             self.abort()
             return
         self._answer.rest = rest
-        self.transport.pause_reading()  # until the other side of the tunnel is known
+        self.pause()  # until the other side of the tunnel is known
 
     def _go_on(self, answer: Answered) -> None:
         request = self._request
@@ -293,8 +306,9 @@ class UpstreamConnection(asyncio.Protocol):
         request, self._request = self._request, None
         if request is not None:
             request.leave_body()
-        if self._head is not None and not self._head.done():
-            self._head.set_exception(error)
+        taker, self._taker = self._taker, None
+        if taker is not None:
+            taker.answer_failed(error)
         elif answer is not None:
             answer.broke()
 
@@ -327,20 +341,28 @@ class Pool:
             headers = [*headers, ("Transfer-Encoding", "chunked")]
         elif body is not None:
             headers = [*headers, ("Content-Length", str(body.length))]
-        head = render_request(method, target, headers)
-        retries = body is None and method in _SAFE
+        head = b"%b%b\r\n" % (request_line(method, target), render_fields(headers))
+        retries = body is None and method in SAFE
         while True:
             connection = self._kept() or await self._open()
-            asked = connection.ask(head, method, body, chunked=chunked)
+            awaited = _Awaited(self.loop)
+            connection.ask(head, method, awaited, body, chunked=chunked)
             try:
-                return await asked
+                return await awaited.answer
             except asyncio.CancelledError:
                 connection.abort()
                 raise
             except StaleError:
                 if not retries:
-                    raise RefusedError(unavailable("the API server closed the connection; try again")) from None
+                    raise RefusedError(CLOSED) from None
                 retries = False
+
+    def ask(self, head: bytes, method: str, taker: Taker) -> UpstreamConnection | None:
+        """Send a request without a body on a kept connection and return that; None, and nothing sent, without one."""
+        connection = self._kept()
+        if connection is not None:
+            connection.ask(head, method, taker)
+        return connection
 
     def close(self) -> None:
         """Close all connections."""
@@ -391,6 +413,21 @@ class Pool:
         for connection in list(self._all):
             connection.look(now)
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+
+
+class _Awaited:
+    """Waits for an answer in a task."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.answer: asyncio.Future[Answered] = loop.create_future()
+
+    def answer_begins(self, answer: Answered) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def answer_failed(self, error: RefusedError | StaleError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 def _unusable() -> RefusedError:

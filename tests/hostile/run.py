@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from eventcore import logs
+from proxycore.main import new_loop
 from tests.hostile.cases import cases
 from tests.hostile.judging import judge
 from tests.proxycore.test_forwarding import run_between
@@ -31,4 +32,5 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        sys.exit(runner.run(main()))

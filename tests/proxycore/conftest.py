@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from eventcore.logs import get
 from eventcore.objects import RBAC_KINDS, publishable, tombstone
 from eventcore.process import Role
 from eventcore.settings import Settings
-from proxycore.main import Service, serving_tls
+from proxycore.main import Service, new_loop, serving_tls
 from tether.devcluster.api import ApiOptions, EmbeddedApi
 from tether.devcluster.nats import NatsServer
 from tether.devcluster.pki import ClusterPki
@@ -50,6 +50,13 @@ IMPERSONATION = [
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 CLUSTER = "test"
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run these tests on the event loop that the proxy has in service; virtual time needs asyncio's own."""
+    if item.get_closest_marker("looptime") is not None:
+        return {"asyncio": asyncio.new_event_loop}
+    return {"uvloop": new_loop}
 
 
 class Reply(msgspec.Struct, frozen=True):

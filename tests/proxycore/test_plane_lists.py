@@ -8,7 +8,7 @@ from eventcore.events import now
 from eventcore.keys import ObjectKey
 from eventcore.objects import Namespace
 from eventcore.views import ObjectRecord
-from proxycore.rendered import LARGEST, MOST, RenderedLists
+from proxycore.rendered import LARGEST, LARGEST_LINE, MOST, RenderedEvents, RenderedLists
 
 
 def record(name: str) -> ObjectRecord:
@@ -71,3 +71,24 @@ def test_what_is_kept_is_bounded() -> None:
 
     assert (render.times, large.times) == (3 * MOST, 2)
     assert len(lists) <= MOST
+
+
+def test_an_event_is_rendered_once_for_the_same_state_and_anew_for_another() -> None:
+    events, render, one = RenderedEvents(), Renderer(), record("a")
+
+    for asked, state in (("ADDED", one), ("ADDED", one), ("DELETED", one), ("ADDED", record("a"))):
+        assert events.line(asked, state, render) == b"list"
+
+    assert render.times == 3
+
+
+def test_events_that_are_kept_are_bounded() -> None:
+    events, render, large = RenderedEvents(), Renderer(), Renderer(b"x" * (LARGEST_LINE + 1))
+
+    for number in range(3 * MOST):
+        events.line(number, record("a"), render)
+    for _ in range(2):
+        events.line("large", record("a"), large)
+
+    assert large.times == 2
+    assert len(events) <= MOST

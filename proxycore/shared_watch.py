@@ -1,0 +1,256 @@
+"""One client's watch of a cluster-scoped kind from memory, while its scope stays the same.
+
+What the client has is compared with what is. An object that joins the scope, or the client's own selector, appears as
+ADDED; one that leaves the scope as DELETED with nothing but its name. When the grants change what the caller may see,
+the watch ends with 410, so that the client lists again under the new ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from proxycore.documents import META_VERSION
+from proxycore.representations import render_error
+from proxycore.rules import scope_of
+from proxycore.selectors import matches, parse_fields
+from proxycore.statuses import RefusedError, expired
+from proxycore.watching import BOOKMARK_INTERVAL, LEAST_TIMEOUT, LOOK_INTERVAL, SETTLE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from proxycore.feed import NamespaceFeed
+    from proxycore.identities import Grants, Identity
+    from proxycore.kind_memory import KindMemory, Record
+    from proxycore.listquery import ListQuery
+    from proxycore.policy import Filtered
+    from proxycore.representations import Form
+    from proxycore.rules import Seen
+    from proxycore.selectors import Requirement
+    from proxycore.shared import SharedKind
+
+FIELDS: Final = ("metadata.name",)
+"""The field that is known here; a selector on any other is the API server's."""
+_PASSED: Final = frozenset({"fieldSelector", "pretty", "limit"})
+_PARTIAL_LIST: Final = b'{"kind":"PartialObjectMetadataList","apiVersion":"%b",' % META_VERSION.encode()
+_PARTIAL: Final = b'{"kind":"PartialObjectMetadata","apiVersion":"%b","metadata":' % META_VERSION.encode()
+
+
+def fields_of(query: ListQuery) -> tuple[Requirement, ...] | None:
+    """Return the requirements of the field selector, None when memory cannot tell what the query asks for."""
+    passed = dict(query.passed_on)
+    if not passed.keys() <= _PASSED:
+        return None
+    try:
+        return parse_fields(passed.get("fieldSelector", ""), FIELDS)
+    except RefusedError:
+        return None
+
+
+def body_of(kind: KindMemory, record: Record, form: Form) -> bytes:
+    """Return an object in the client's form."""
+    if form == "metadata":
+        return _PARTIAL + bytes(_METADATA.decode(record.body).metadata) + b"}"
+    return kind.head + record.body[1:]
+
+
+def render_kind(kind: KindMemory, decision: Filtered, form: Form, fields: tuple[Requirement, ...]) -> bytes:
+    """Return a list from memory with the objects of the scope that the client's selectors choose."""
+    items = []
+    for name in sorted(kind.records):
+        record = kind.records[name]
+        if selects(record.seen, decision, fields):
+            typed = form == "metadata" or kind.items_are_typed
+            items.append(body_of(kind, record, form) if typed else record.body)
+    head = _PARTIAL_LIST if form == "metadata" else kind.list_head
+    return b'%b"metadata":{"resourceVersion":"%d"},"items":[%b]}' % (head, kind.version, b",".join(items))
+
+
+def selects(seen: Seen, decision: Filtered, fields: tuple[Requirement, ...]) -> bool:
+    """Tell whether an object is in the scope and chosen by the client's own selectors."""
+    return (
+        decision.scope.allows(seen)
+        and matches(decision.query.labels, seen.labels)
+        and matches(fields, {"metadata.name": seen.name})
+    )
+
+
+class SharedWatch:
+    """A watch for one identity. ``good`` says, now and again, whether it may go on."""
+
+    def __init__(
+        self,
+        kind: SharedKind,
+        feed: NamespaceFeed,
+        identity: Identity,
+        decision: Filtered,
+        form: Form,
+        fields: tuple[Requirement, ...],
+        *,
+        write: Callable[[bytes], Awaitable[None]],
+        good: Callable[[], bool],
+        bookmark_interval: float = BOOKMARK_INTERVAL,
+    ) -> None:
+        self._kind = kind
+        self._feed = feed
+        self._identity = identity
+        self._decision = decision
+        self._form = form
+        self._fields = fields
+        self._write = write
+        self._good = good
+        self._bookmark_interval = bookmark_interval
+        self._sent: dict[str, Record] = {}
+        self._from = 0  # the version that the client has from a list, while memory is not there yet
+        self._told = 0
+        self._judged_by: tuple[Grants, int] | None = None  # the grants by which the scope was the same last time
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Send events until the time is over, the scope changes, memory is lost, or the process stops."""
+        awake = asyncio.Event()
+        grants = self._feed.subscribe(
+            awake, namespaces=False
+        )  # before anything is read, so that no change of the grants is missed
+        subscription = self._kind.subscribe(awake)
+        stop = asyncio.ensure_future(stopping.wait())
+        stop.add_done_callback(lambda _: awake.set())
+        begun = time.monotonic()
+        limit = self._decision.query.timeout or LEAST_TIMEOUT * random.uniform(1, 2)  # noqa: S311 - spreads clients
+        next_bookmark = begun + self._bookmark_interval
+        try:
+            await self._begin()
+            while (left := begun + limit - time.monotonic()) > 0 and not stopping.is_set():
+                if not self._kind.fresh or not self._good():
+                    return
+                self._check_scope()
+                # Before the names are taken: what comes between is looked at again.
+                caught_up = self._kind.version >= self._from
+                for name in sorted(subscription.take()):
+                    await self._look(name)
+                if caught_up:
+                    self._from = 0
+                if time.monotonic() >= next_bookmark:
+                    next_bookmark = time.monotonic() + self._bookmark_interval
+                    await self._bookmark()
+                await _wait(awake, min(left, LOOK_INTERVAL, max(0.0, next_bookmark - time.monotonic())))
+                grants.take()
+            await self._bookmark()
+        except RefusedError as error:
+            await self._write(render_error(error.status))
+        finally:
+            stop.cancel()
+            self._kind.unsubscribe(subscription)
+            self._feed.unsubscribe(grants)
+
+    async def _begin(self) -> None:
+        """Send what is there, or learn what the client knows already; RefusedError when it must list again."""
+        kind, query = self._kind, self._decision.query
+        if query.resource_version in {"", "0"}:
+            for name in sorted(kind.records):
+                await self._look(name)
+            return
+        if not await self._feed.settled(SETTLE_SECONDS):
+            raise RefusedError(expired(query.resource_version, self._feed.version()))
+        version = int(query.resource_version)
+        oldest = self._feed.oldest(self._identity)
+        if version < max(oldest, kind.floor):
+            raise RefusedError(expired(query.resource_version, max(oldest, kind.floor)))
+        changed = kind.changed_since(version)
+        for name in kind.records.keys() | changed:
+            self._assume(name, kind.at(name, version) if name in changed else kind.records.get(name))
+        self._told = version
+        self._from = version if version > kind.version else 0
+        for name in sorted(changed):
+            await self._look(name)
+
+    def _assume(self, name: str, record: Record | None) -> None:
+        """Note what the client has of a name without being told here."""
+        if record is not None and self._selects(record.seen):
+            self._sent[name] = record
+        else:
+            self._sent.pop(name, None)
+
+    async def _look(self, name: str) -> None:
+        """Compare what the client has of a name with what is, and send the difference."""
+        self._check_scope()  # a change may come while another name is written
+        kind = self._kind
+        if self._from:
+            # The client's list is newer than memory was: it has what the name was then, whatever memory held before.
+            before = kind.at(name, self._from)
+            if (sent := self._sent.get(name)) is None or sent.version <= self._from:
+                self._assume(name, before)
+        record = kind.records.get(name)
+        if record is not None and not self._selects(record.seen):
+            left: Record | None = record
+            record = None
+        else:
+            left = None
+        sent = self._sent.get(name)
+        if sent is not None and (record is None or record.uid != sent.uid):
+            del self._sent[name]
+            await self._delete(sent, left)
+            sent = None
+        if record is None or (sent is not None and sent.version == record.version):
+            return
+        self._sent[name] = record
+        await self._send("ADDED" if sent is None else "MODIFIED", body_of(kind, record, self._form), record.version)
+
+    async def _delete(self, sent: Record, left: Record | None) -> None:
+        """Tell that an object is gone, or not the caller's any more. What it is by then may not be the caller's."""
+        last = left if left is not None and left.uid == sent.uid else self._kind.grave(sent.seen.name, sent.uid)
+        version = last.version if last is not None else self._kind.version
+        if last is not None and self._decision.scope.allows(last.seen):
+            body = body_of(self._kind, last, self._form)
+        else:
+            meta = {"metadata": {"name": sent.seen.name, "resourceVersion": str(version)}}
+            named = msgspec.structs.replace(sent, body=msgspec.json.encode(meta))
+            body = body_of(self._kind, named, self._form)
+        await self._send("DELETED", body, version)
+
+    async def _bookmark(self) -> None:
+        version = self._kind.version
+        if not self._decision.query.bookmarks or version <= self._told or self._from:
+            return
+        meta = {"metadata": {"resourceVersion": str(version), "creationTimestamp": None}}
+        empty = msgspec.json.encode(meta)
+        found: dict[str, Any] = msgspec.json.decode(self._kind.head + empty[1:])
+        if self._form == "metadata":
+            found |= {"kind": "PartialObjectMetadata", "apiVersion": META_VERSION}
+        await self._send("BOOKMARK", msgspec.json.encode(found), version)
+
+    async def _send(self, type_: str, body: bytes, version: int) -> None:
+        self._told = max(self._told, version)
+        await self._write(b'{"type":"%b","object":%b}\n' % (type_.encode(), body))
+
+    def _selects(self, seen: Seen) -> bool:
+        return selects(seen, self._decision, self._fields)
+
+    def _check_scope(self) -> None:
+        state = self._feed.grants_state
+        if state == self._judged_by:
+            return
+        now = scope_of(self._identity, self._feed.grants, self._decision.kind, "list")
+        if now != self._decision.scope:
+            raise RefusedError(expired("of a watch from before a change of your rights", self._feed.version()))
+        self._judged_by = state
+
+
+class _Whole(msgspec.Struct, frozen=True):
+    metadata: msgspec.Raw
+
+
+_METADATA: Final = msgspec.json.Decoder(_Whole)
+
+
+async def _wait(awake: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await awake.wait()
+    except TimeoutError:
+        return
+    awake.clear()

@@ -1,0 +1,236 @@
+"""Watches of cluster-scoped kinds from memory: one upstream for all, and each client ends up with exactly its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+import eventcore.kube_watch
+from eventcore.errors import GoneError, KubeUnreachableError
+from eventcore.kube_watch import WatchEvent
+from proxycore import shared
+from proxycore import watches as answering
+from proxycore.listquery import parse_query
+from proxycore.shared_watch import fields_of
+from tests.proxycore.conftest import TABLE
+from tests.proxycore.test_rules_kinds import (
+    LIST,
+    METADATA,
+    STORAGE,
+    TENANTS,
+    chosen,
+    kinds,
+    names,
+    owner_of,
+    put,
+    watching,
+)
+
+if TYPE_CHECKING:
+    from proxycore.representations import Form
+    from tests.proxycore.conftest import Tenant, World
+
+__all__ = ["kinds"]
+
+
+@pytest.mark.parametrize(
+    ("query", "known"),
+    [
+        ("watch=1", True),
+        ("watch=1&fieldSelector=metadata.name%3Da", True),
+        ("watch=1&fieldSelector=spec.unschedulable%3Dfalse", False),
+        ("watch=1&somethingNew=1", False),
+    ],
+)
+def test_what_memory_does_not_know_is_asked_of_the_api_server(query: str, *, known: bool) -> None:
+    found = fields_of(parse_query(query, fields=None))
+
+    assert (found is not None) == known
+
+
+# On a running proxy.
+
+
+async def watchers(world: World) -> Tenant:
+    owner = await owner_of(
+        world,
+        choices={"StorageClasses": chosen(**{"for": "oil"})},
+        operations={"oil": {"StorageClasses": LIST}}["oil"],
+    )
+    await put(world, STORAGE, "one", {"for": "oil"}, provisioner="x")
+    await put(world, STORAGE, "other", {"for": "gas"}, provisioner="x")
+    return owner
+
+
+async def test_many_watches_and_lists_at_version_0_cost_the_api_server_one_watch(kinds: World) -> None:
+    owner = await watchers(kinds)
+    version = (await owner.get(f"{STORAGE}?resourceVersion=0")).version
+    before = watches(kinds)
+
+    async with asyncio.timeout(30):
+        async with AsyncExitStack() as stack:
+            target = f"{STORAGE}?watch=true&resourceVersion={version}"
+            events = [await stack.enter_async_context(watching(owner, target)) for _ in range(20)]
+            for name, tenant in (("two", "oil"), ("three", "gas"), ("four", "oil")):
+                await put(kinds, STORAGE, name, {"for": tenant}, provisioner="x")
+            for one in events:
+                assert [await one.named() for _ in range(2)] == [("ADDED", "two"), ("ADDED", "four")]
+    assert watches(kinds) == before == 1
+    for accept in ("application/json", METADATA):
+        assert await names(owner, f"{STORAGE}?resourceVersion=0", headers={"Accept": accept}) == ["four", "one", "two"]
+
+
+def watches(world: World) -> int:
+    """Return how many kinds are followed upstream for all clients."""
+    return len(world.service.kinds.followed)
+
+
+async def test_a_list_from_memory_is_the_list_of_the_api_server(kinds: World) -> None:
+    owner = await watchers(kinds)
+    for accept in ("application/json", METADATA):
+        headers = {"Accept": accept}
+        there = await owner.get(STORAGE, headers=headers)
+        here = await owner.get(f"{STORAGE}?resourceVersion=0", headers=headers)
+
+        assert here.body["items"] == there.body["items"]
+        assert (here.body["kind"], here.body["apiVersion"]) == (there.body["kind"], there.body["apiVersion"])
+
+
+@pytest.mark.parametrize("form", ["json", "metadata"])
+async def test_an_event_from_memory_is_the_event_of_the_api_server(kinds: World, form: Form) -> None:
+    owner = await watchers(kinds)
+    accept = "application/json" if form == "json" else METADATA.replace("MetadataList", "Metadata")
+    version = (await owner.get(f"{STORAGE}?resourceVersion=0")).version
+    target = f"{STORAGE}?watch=true&resourceVersion={version}"
+    async with (
+        watching(owner, target, accept) as here,
+        # What memory does not know is the API server's own watch, judged event by event.
+        watching(owner, f"{target}&fieldSelector=metadata.namespace%3D", accept) as there,
+    ):
+        await put(kinds, STORAGE, "two", {"for": "oil"}, provisioner="x")
+        await kinds.admin.delete(f"{STORAGE}/two")
+        for _ in range(2):
+            assert await here.event() == await there.event()
+
+
+async def test_a_watch_before_memory_and_a_table_are_the_api_servers_own(kinds: World) -> None:
+    owner = await watchers(kinds)
+    version = (await owner.get(STORAGE)).version
+    await put(kinds, STORAGE, "two", {"for": "oil"}, provisioner="x")
+
+    async with watching(owner, f"{STORAGE}?watch=true&resourceVersion={version}") as events:
+        assert await events.named() == ("ADDED", "two")  # though memory began after it
+    async with watching(owner, f"{STORAGE}?watch=true&resourceVersion={version}", TABLE) as events:
+        type_, table = await events.event()
+        assert (type_, table["kind"], table["rows"][0]["cells"][0]) == ("ADDED", "Table", "two")
+
+
+async def test_a_watch_of_tenants_is_from_memory_too(kinds: World) -> None:
+    owner = await owner_of(kinds)
+    async with watching(owner, f"{TENANTS}?watch=true") as events:
+        await put(kinds, TENANTS, "gas", spec={"owners": []})
+        await put(kinds, TENANTS, "oil", spec={"owners": []})
+        type_, tenant = await events.event()
+
+    assert (type_, tenant["kind"], tenant["metadata"]["name"]) == ("ADDED", "Tenant", "oil")
+    assert watches(kinds) == 1
+
+
+class Faults:
+    """Stands before the watch upstream and breaks it on demand."""
+
+    def __init__(self) -> None:
+        self.error: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.opened = 0
+
+    async def watch(self, *arguments: Any, **options: Any) -> AsyncGenerator[WatchEvent, None]:
+        error, self.opened = self.error, self.opened + 1
+        async with aclosing(eventcore.kube_watch.watch(*arguments, **options)) as events:
+            while True:
+                coming: asyncio.Future[Any] = asyncio.ensure_future(anext(events))
+                try:
+                    await asyncio.wait([coming, error], return_when=asyncio.FIRST_COMPLETED)
+                    if error.done():
+                        error.result()
+                    event = await coming
+                finally:
+                    if not coming.done():
+                        coming.cancel()
+                        await asyncio.wait([coming])
+                yield event
+
+    def break_with(self, error: Exception) -> None:
+        broken, self.error = self.error, asyncio.get_running_loop().create_future()
+        broken.set_exception(error)
+
+
+@pytest.mark.parametrize("error", [KubeUnreachableError("gone"), GoneError("history", status=410, reason="Expired")])
+async def test_nothing_is_lost_when_the_watch_upstream_breaks_or_is_history(
+    kinds: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    faults = Faults()
+    monkeypatch.setattr(shared, "watch", faults.watch)
+    owner = await watchers(kinds)
+    await put(kinds, STORAGE, "dies", {"for": "oil"}, provisioner="x")
+    version = (await owner.get(f"{STORAGE}?resourceVersion=0")).version
+    async with watching(owner, f"{STORAGE}?watch=true&resourceVersion={version}") as events:
+        for number in range(2):
+            faults.break_with(error)
+            await put(kinds, STORAGE, f"new-{number}", {"for": "oil"}, provisioner="x")
+            assert await events.named() == ("ADDED", f"new-{number}")
+        faults.break_with(error)
+        await kinds.admin.delete(f"{STORAGE}/dies")
+        assert await events.named() == ("DELETED", "dies")
+    assert faults.opened >= 4
+
+
+async def test_a_watch_ends_when_memory_is_no_longer_followed(kinds: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = Faults()
+    monkeypatch.setattr(shared, "watch", faults.watch)
+    monkeypatch.setattr(shared, "FIRST_PAUSE", 60.0)  # it does not come back soon
+    owner = await watchers(kinds)
+    async with watching(owner, f"{STORAGE}?watch=true") as events:
+        assert await events.named() == ("ADDED", "one")
+        monkeypatch.setattr(shared, "STALE_SECONDS", 0.0)
+        faults.break_with(KubeUnreachableError("gone"))
+        assert await events.end() == b""
+
+
+async def test_a_kind_that_nobody_wants_is_followed_no_more(kinds: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "LINGER_SECONDS", 0.0)
+    owner = await watchers(kinds)
+    async with watching(owner, f"{STORAGE}?watch=true") as events:
+        assert await events.named() == ("ADDED", "one")
+        assert watches(kinds) == 1
+    async with asyncio.timeout(15):
+        while watches(kinds):
+            await put(kinds, STORAGE, f"x-{id(object())}", provisioner="x")  # it looks when something comes
+            await asyncio.sleep(0.02)
+
+
+async def test_a_client_that_takes_nothing_is_told_to_list_again_and_ended(
+    kinds: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "WRITE_SECONDS", 0.3)
+    owner = await watchers(kinds)
+    big = "x" * 200_000
+    async with watching(owner, f"{STORAGE}?watch=true") as events:
+        assert await events.named() == ("ADDED", "one")
+        ended = asyncio.Event()
+        async with asyncio.timeout(30):
+            number = 0
+            while not ended.is_set():  # until more is sent than sockets and buffers hold
+                number += 1
+                body = {"metadata": {"name": f"big-{number}", "labels": {"for": "oil"}, "annotations": {"a": big}}}
+                await kinds.admin.create(STORAGE, body | {"provisioner": "x"})
+                (kind,) = kinds.service.kinds.followed
+                if not kind.followers:
+                    ended.set()
+        lines = (await events.end()).splitlines()
+    last = msgspec.json.decode(lines[-1])
+    assert (last["type"], last["object"]["code"], last["object"]["reason"]) == ("ERROR", 410, "Expired")

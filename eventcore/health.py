@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from eventcore.errors import StartError
 from eventcore.metrics import CONTENT_TYPE, Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 class Readiness:
@@ -47,13 +51,22 @@ class Readiness:
 
 
 class HealthServer:
-    """Serves ``/healthz``, ``/readyz`` and ``/metrics`` on one port."""
+    """Serves ``/healthz``, ``/readyz`` and ``/metrics`` on one port. ``text`` makes other metrics."""
 
-    def __init__(self, host: str, port: int, *, readiness: Readiness, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        readiness: Readiness,
+        metrics: Metrics,
+        text: Callable[[], Awaitable[bytes]] | None = None,
+    ) -> None:
         self._host = host
         self._port = port
         self._readiness = readiness
         self._metrics = metrics
+        self._text = text
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> int:
@@ -90,7 +103,8 @@ class HealthServer:
         return web.Response(text=self._readiness.report() + "\n", status=200 if self._readiness.ready else 503)
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        body = self._metrics.render() if self._text is None else await self._text()
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> str:

@@ -197,6 +197,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # The proxy.
     proxy_host: Annotated[str, _text("proxy", "address for tenants; in a cluster 0.0.0.0")] = "127.0.0.1"
     proxy_port: Annotated[int, _number("proxy", "port for tenants; 0 picks a free one", 0, 65535)] = 9001
+    workers: Annotated[int, _number("proxy", "processes that share the port for tenants", 1, 64)] = 1
     proxy_tls_cert: Annotated[str, _text("proxy", "serving certificate, PEM")] = ""
     proxy_tls_key: Annotated[str, _text("proxy", "its key, PEM")] = ""
     enable_ssl: Annotated[bool, _text("proxy", "false: plain HTTP, for what stands behind something that ends TLS")] = (

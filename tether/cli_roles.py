@@ -65,10 +65,17 @@ def proxy(*, settings: Settings) -> int:
     """Serve the Kubernetes API to tenants: their own objects and nothing else.
 
     Needs NATS, a serving certificate (--proxy-tls-cert, --proxy-tls-key), and an account that may review callers and
-    read namespaces (deploy/rbac/proxy.yaml). Several processes may share one port. It takes the flags of capsule-proxy
-    too: what each becomes is in docs/proxy.md.
+    read namespaces (deploy/rbac/proxy.yaml). With --workers N, N processes share the port: one per core. It takes the
+    flags of capsule-proxy too: what each becomes is in docs/proxy.md.
     """
     from eventcore.process import run_role  # noqa: PLC0415 - as in watch
-    from proxycore.main import proxy as main  # noqa: PLC0415 - as in watch
+    from proxycore.main import new_loop  # noqa: PLC0415 - as in watch
+    from proxycore.main import proxy as serve  # noqa: PLC0415 - as in watch
 
-    return run_role("proxy", settings, partial(main, not_heeded=not_heeded(os.environ)))
+    ignored = not_heeded(os.environ)
+    if settings.workers > 1:
+        from proxycore.fleet import fleet  # noqa: PLC0415 - as in watch
+
+        return run_role("proxy", settings, partial(fleet, not_heeded=ignored))
+    main = partial(serve, not_heeded=ignored)
+    return run_role("proxy", settings, main, new_loop=new_loop)

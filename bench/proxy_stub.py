@@ -1,48 +1,179 @@
-"""An API server that says the same all the time, as fast as Python can: what a proxy is measured against."""
+"""API servers that say the same all the time: what a proxy is measured against.
+
+nginx with one worker where it is installed, since it is faster than anything in Python; and one in Python, which also
+counts what it is asked and has a watch of Nodes.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import socket
 import ssl
-from typing import TYPE_CHECKING, Final
+import subprocess
+import time
+from contextlib import asynccontextmanager, closing
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from multiprocessing.connection import Connection
+    from pathlib import Path
 
 OBJECT_BYTES: Final = 10_126
 USER: Final = "system:serviceaccount:oil-system:gitops-reconciler"
 OBJECT: Final = "/api/v1/namespaces/oil-0/configmaps/settings"
+CONFIGMAPS: Final = "/api/v1/namespaces/oil-0/configmaps"
+NODES: Final = "/api/v1/nodes"
+CLUSTER: Final = 10_000
+"""Namespaces in the cluster."""
 
 
-def _answer(body: bytes) -> bytes:
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+def namespace(number: int) -> dict[str, Any]:
+    """Return a Namespace of the cluster."""
+    labels = {"capsule.clastix.io/tenant": "oil", "kubernetes.io/metadata.name": f"oil-{number}"}
+    meta = {"name": f"oil-{number}", "uid": f"u{number}", "resourceVersion": str(number + 1), "labels": labels}
+    created = {"creationTimestamp": "2026-01-01T00:00:00Z"}
+    return {"metadata": meta | created, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
 
 
-def _json(value: object) -> bytes:
-    return _answer(msgspec.json.encode(value))
+def _listed(kind: str, items: list[dict[str, Any]]) -> bytes:
+    head = {"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": str(CLUSTER)}}
+    return msgspec.json.encode(head | {"items": items})
 
 
-_OBJECT = _answer(
-    msgspec.json.encode({"kind": "ConfigMap", "apiVersion": "v1", "data": {"a": "x" * (OBJECT_BYTES - 60)}})
-)
-_REVIEWED = _json(
-    {"status": {"authenticated": True, "user": {"username": USER, "groups": ["system:serviceaccounts:oil-system"]}}}
-)
-_LIST = _json({"kind": "NamespaceList", "apiVersion": "v1", "metadata": {"resourceVersion": "100"}, "items": []})
-_VERSION = _json({"gitVersion": "v1.33.1"})
+_REVIEW = {"authenticated": True, "user": {"username": USER, "groups": ["system:serviceaccounts:oil-system"]}}
+BODIES: Final = {
+    "object": msgspec.json.encode({"kind": "ConfigMap", "apiVersion": "v1", "data": {"a": "x" * (OBJECT_BYTES - 60)}}),
+    "reviewed": msgspec.json.encode({"status": _REVIEW}),
+    "created": msgspec.json.encode({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "x"}}),
+    "one": _listed("NamespaceList", [namespace(0)]),
+    "ten": _listed("NamespaceList", [namespace(number) for number in range(10)]),
+    "version": msgspec.json.encode({"gitVersion": "v1.33.1"}),
+}
+
+
+# nginx.
+
+_NGINX: Final = """
+worker_processes 1;
+daemon off;
+pid {folder}/nginx.pid;
+error_log stderr error;
+{user}
+events {{ worker_connections 8192; }}
+http {{
+  access_log off;
+  keepalive_requests 1000000000;
+  open_file_cache max=100 inactive=1h;
+  default_type application/json;
+  client_body_temp_path {folder}/body;
+  server {{
+    listen 127.0.0.1:{port} ssl backlog=4096;
+    ssl_certificate {folder}/tls.crt;
+    ssl_certificate_key {folder}/tls.key;
+    ssl_session_tickets off;
+    root {folder};
+    location / {{ return 404 '{{}}'; }}
+    location = {object} {{ rewrite ^ /object break; }}
+    location = {configmaps} {{ return 201 '{created}'; }}
+    location = /apis/authentication.k8s.io/v1/tokenreviews {{ return 201 '{reviewed}'; }}
+    location = /api/v1/namespaces {{
+      set $list /all;
+      if ($arg_labelSelector) {{ set $list /ten; }}
+      if ($arg_limit) {{ set $list /one; }}
+      rewrite ^ $list break;
+      root {folder};
+    }}
+    location = /version {{ return 200 '{version}'; }}
+  }}
+}}
+"""
+
+
+def has_nginx() -> bool:
+    """Tell whether nginx can be run."""
+    return shutil.which("nginx", path=_PATH) is not None
+
+
+_PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+@asynccontextmanager
+async def nginx(folder: Path) -> AsyncIterator[str]:
+    """Run nginx with tls.crt and tls.key of the folder; yields its URL."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name in ("object", "one", "ten"):
+        (folder / name).write_bytes(BODIES[name])
+    (folder / "all").write_bytes(_listed("NamespaceList", [namespace(number) for number in range(CLUSTER)]))
+    text = {name: BODIES[name].decode() for name in ("created", "reviewed", "version")}
+    user = "user root;" if os.getuid() == 0 else ""
+    config = _NGINX.format(folder=folder, user=user, port=port, object=OBJECT, configmaps=CONFIGMAPS, **text)
+    (folder / "nginx.conf").write_text(config)
+    command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    process = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, "PATH": _PATH}, stdin=subprocess.DEVNULL
+    )
+    try:
+        await _listening(port, process)
+        yield f"https://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _listening(port: int, process: asyncio.subprocess.Process) -> None:
+    while process.returncode is None:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.02)
+        else:
+            writer.close()
+            return
+    raise RuntimeError("nginx ended; it says above why")
+
+
+# Python.
+
+
+def _answer(body: bytes, code: str = "200 OK") -> bytes:
+    head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (code.encode(), len(body))
+    return head + body
+
+
+_ANSWERS: Final = {name: _answer(body) for name, body in BODIES.items()}
+_CREATED: Final = _answer(BODIES["created"], "201 Created")
+_STREAM: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def _node(version: int, sent: float = 0.0) -> dict[str, Any]:
+    meta = {"name": "node-0", "uid": "n", "resourceVersion": str(version), "labels": {"pool": "oil"}}
+    # A Node of a real cluster has some kilobytes, most of them names of images.
+    status = {"images": [{"names": [f"registry/image-{number}" * 4], "sizeBytes": 1} for number in range(40)]}
+    return {"metadata": meta | {"annotations": {"sent": f"{sent:.6f}"}}, "status": status}
 
 
 class Stub(asyncio.Protocol):
-    """One connection; requests without a body need one look."""
+    """One connection; requests without a body need one look. ``counts``: requests, reviews and watches so far."""
 
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport
+    def __init__(self, counts: list[int], watchers: set[Stub]) -> None:
+        self.transport: asyncio.Transport
+        self._counts = counts
+        self._watchers = watchers
         self._pending = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # asyncio types the base class only
+        self.transport = transport  # type: ignore[assignment]  # asyncio types the base class only
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        del exc
+        self._watchers.discard(self)
 
     def data_received(self, data: bytes) -> None:
         data = self._pending + data if self._pending else data
@@ -55,26 +186,53 @@ class Stub(asyncio.Protocol):
             if not found or len(rest) < length:
                 break
             data = rest[length:]
-            self._transport.write(self._choose(head))
+            self._counts[0] += 1
+            self.transport.write(self._choose(head.split(b"\r\n", 1)[0]))
         self._pending = data
 
-    def _choose(self, head: bytes) -> bytes:
-        if b"/configmaps/" in head:
-            return _OBJECT
-        if head.startswith(b"POST"):
-            return _REVIEWED
-        return _LIST if b"/namespaces" in head else _VERSION
+    def _choose(self, line: bytes) -> bytes:
+        if b"tokenreviews" in line:
+            self._counts[1] += 1
+            return _ANSWERS["reviewed"]
+        if b"/configmaps" in line:
+            return _CREATED if line.startswith(b"POST") else _ANSWERS["object"]
+        if b"/nodes" in line:
+            if b"watch=" not in line:
+                return _answer(_listed("NodeList", [_node(1)]))
+            self._counts[2] += 1
+            self._watchers.add(self)
+            return _STREAM
+        if b"/namespaces" in line:
+            return _ANSWERS["one" if b"limit=1" in line else "ten"]
+        return _ANSWERS["version"]
+
+    def tell(self, version: int) -> None:
+        """Send an event."""
+        node = {"kind": "Node", "apiVersion": "v1", **_node(version, time.monotonic())}
+        line = msgspec.json.encode({"type": "MODIFIED", "object": node}) + b"\n"
+        self.transport.write(b"%x\r\n%b\r\n" % (len(line), line))
 
 
-def serve(port_to: Connection, certificate: str, key: str) -> None:
-    """Serve until killed; tells its port. Runs in a process of its own."""
+def serve(pipe: Connection, certificate: str, key: str) -> None:
+    """Serve until killed, in a process of its own.
+
+    Tells its port; then answers each number with the counts, and sends an event of that version if it is not 0.
+    """
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
+    counts, watchers = [0, 0, 0], set[Stub]()
+
+    def asked() -> None:
+        if version := pipe.recv():
+            for watcher in watchers:
+                watcher.tell(version)
+        pipe.send(tuple(counts))
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(Stub, "127.0.0.1", 0, ssl=tls, backlog=1024)
-        port_to.send(server.sockets[0].getsockname()[1])
+        server = await loop.create_server(lambda: Stub(counts, watchers), "127.0.0.1", 0, ssl=tls, backlog=1024)
+        pipe.send(server.sockets[0].getsockname()[1])
+        loop.add_reader(pipe.fileno(), asked)
         await server.serve_forever()
 
     asyncio.run(run())

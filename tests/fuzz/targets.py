@@ -18,6 +18,7 @@ from proxycore.headers import asked_identity, bearer_token, forwarded
 from proxycore.listquery import NAME_LABEL, parse_query
 from proxycore.plane.chunks import ChunkReader, chunk, last_chunk
 from proxycore.plane.heads import parse_head, render_request
+from proxycore.protobuf import MAGIC, ProtobufError, filter_list
 from proxycore.requestinfo import RequestInfo, parse
 from proxycore.selectors import matches, parse_labels, render
 from proxycore.statuses import RefusedError
@@ -213,8 +214,19 @@ def certificates(data: bytes) -> None:
     assert judge.identify(data) is None
 
 
+def protobufs(data: bytes) -> None:
+    """A list in protobuf of which nothing is allowed holds nothing, and reads as it was written."""
+    try:
+        found = filter_list(data, lambda _: False, volumes=True)
+    except ProtobufError:
+        return
+    assert len(found) <= len(data) + 10  # an envelope's length may be spelled longer than need be
+    assert filter_list(found, lambda _: True) == found
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
-    one.__name__: one for one in (heads, chunks, targets, queries, selectors, identities, certificates, grants)
+    one.__name__: one
+    for one in (heads, chunks, targets, queries, selectors, identities, certificates, grants, protobufs)
 }
 
 
@@ -244,6 +256,8 @@ def seeds(target: str) -> list[bytes]:
     if target == "certificates":
         good = Authority("another").client("alice")
         found = [good.xfcc().encode(), good.xfcc(';Subject="CN=\\"a\\"";URI=').encode(), good.der, b'Hash=1;Cert="%2D"']
+    if target == "protobufs":
+        found = [MAGIC + b"\x12\x12\x0a\x04\x12\x024\x12\x0a\x0a\x08\x0a\x04fast8\x01", MAGIC + b"\x12\x00"]
     if target == "grants":
         found = [
             b'tenant.oil\n{"kind":"tenant","name":"oil","uid":"u","namespaces":["a"]}',

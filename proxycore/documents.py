@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from proxycore import protobuf
 from proxycore.representations import Form
 from proxycore.rules import Seen
 
@@ -74,14 +75,18 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """How the caller wants objects, and how much of each must be asked for to judge it.
 
     ``include``: of a Table's rows, what the caller wants beside the cells. ``whole``: metadata alone does not decide.
+    ``binary``: as protobuf, ``form`` being json; never for a watch.
     """
 
     form: Form
     include: str = "Metadata"
     whole: bool = False
+    binary: bool = False
 
     def accept(self, what: Literal["list", "one"]) -> str:
         """Return the Accept header of the request upstream."""
+        if self.binary:
+            return protobuf.MEDIA_TYPE
         if self.form == "table":
             return _TABLE
         if self.form == "metadata" and not self.whole:
@@ -108,6 +113,8 @@ def seen(raw: bytes | msgspec.Raw) -> Seen:
 
 def filter_list(body: bytes, view: View, judge: Judge) -> bytes:
     """Return a list with the allowed objects alone, in the caller's form; msgspec.DecodeError when it is no list."""
+    if view.binary:
+        return protobuf.filter_list(body, judge, volumes=view.whole)
     if view.form == "table":
         return msgspec.json.encode(_filter_table(_TABLE_DECODER.decode(body), view, judge))
     found = _LIST.decode(body)
@@ -120,6 +127,8 @@ def filter_list(body: bytes, view: View, judge: Judge) -> bytes:
 
 def filter_one(body: bytes, view: View, judge: Judge) -> bytes | None:
     """Return one object in the caller's form, None when it is not allowed; msgspec.DecodeError when it is none."""
+    if view.binary:
+        return protobuf.filter_one(body, judge, volumes=view.whole)
     if view.form == "table":
         table = _filter_table(_TABLE_DECODER.decode(body), view, judge)
         return msgspec.json.encode(table) if table.rows else None

@@ -18,7 +18,8 @@ from eventcore.logs import get
 from proxycore.documents import View, filter_list, filter_one, names_in
 from proxycore.kinds import VOLUMES
 from proxycore.listquery import ListQuery, encoded
-from proxycore.representations import negotiate
+from proxycore.protobuf import MEDIA_TYPE
+from proxycore.representations import negotiate, takes
 from proxycore.rule_matching import ANY
 from proxycore.rules import Scope, Seen
 from proxycore.selectors import render
@@ -79,7 +80,7 @@ class FilteredKinds:
         return shared if version in {"", "0"} or int(version) >= shared.floor else None
 
     async def answer(self, decision: Filtered, accept: str) -> bytes | None:
-        """Return the JSON of a list or of one object; None: not the caller's, so RBAC answers. RefusedError."""
+        """Return a list or an object, in JSON or protobuf; None: not the caller's, so RBAC answers. RefusedError."""
         view = view_of(decision, accept)
         scope = decision.scope
         if decision.name and scope.by_name_alone and not scope.allows(Seen(name=decision.name)):
@@ -114,7 +115,13 @@ class FilteredKinds:
     async def _list_memory(self, decision: Filtered, view: View) -> bytes | None:
         """Return a list at resourceVersion=0 from memory, None when memory cannot tell or another answer is wanted."""
         fields = fields_of(decision.query)
-        if decision.verb != "list" or not decision.query.from_cache or view.form == "table" or fields is None:
+        if (
+            decision.verb != "list"
+            or not decision.query.from_cache
+            or view.form == "table"
+            or view.binary
+            or fields is None
+        ):
             return None
         kind = await self.in_memory(decision)
         return None if kind is None else render_kind(kind, decision, view.form, fields)
@@ -199,9 +206,15 @@ class FilteredKinds:
 
 
 def view_of(decision: Filtered, accept: str) -> View:
-    """Return how the caller wants it; RefusedError 406."""
-    form = negotiate(accept, watch=decision.verb == "watch", single=decision.verb == "get")
-    return View(form=form, include=decision.query.include_object, whole=decision.kind.setting == VOLUMES)
+    """Return how the caller wants it: in protobuf only where nothing else will do; RefusedError 406."""
+    whole = decision.kind.setting == VOLUMES
+    try:
+        form = negotiate(accept, watch=decision.verb == "watch", single=decision.verb == "get")
+    except RefusedError:
+        if decision.verb == "watch" or not takes(accept, MEDIA_TYPE):
+            raise
+        return View(form="json", whole=whole, binary=True)
+    return View(form=form, include=decision.query.include_object, whole=whole)
 
 
 def watch_query(decision: Filtered, view: View) -> str:

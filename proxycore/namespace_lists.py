@@ -10,8 +10,10 @@ import msgspec
 from eventcore.events import now
 from proxycore.passing import NAMESPACES
 from proxycore.policy import ListMemory, ListUpstream
+from proxycore.protobuf import MEDIA_TYPE, filter_list
 from proxycore.rendered import LARGEST, MOST, RenderedLists
-from proxycore.representations import item_of, negotiate, render_list
+from proxycore.replying import compresses, reply
+from proxycore.representations import accepts_json, item_of, negotiate, render_list, takes
 from proxycore.statuses import RefusedError, bad_gateway, expired, unavailable
 from proxycore.watching import selected
 
@@ -77,6 +79,8 @@ class NamespaceLists:
             if not self._may_use_memory(asked.request, asked.acting.identity):
                 return False
             found = decision, self._memory(asked.request, decision)
+            if compresses(asked.request, found[1]):
+                return False
             # Of others the decision is made anew each time, so nobody asks for the same again.
             if asked.acting.own and not asked.info.tenant and len(found[1]) <= LARGEST:
                 if len(self._answers) >= MOST:
@@ -100,7 +104,12 @@ class NamespaceLists:
         decision: ListUpstream | ListMemory,
         passed: list[Header],
     ) -> None:
-        """Answer one list through the API server; RefusedError."""
+        """Answer one list through the API server, or a large one from memory; RefusedError."""
+        if isinstance(decision, ListMemory) and self._may_use_memory(request, identity):
+            run.route = "memory"
+            run.began()
+            await reply(request, self._memory(request, decision))
+            return
         run.route = "list"
         names, query = decision.names, decision.query
         for _ in range(ATTEMPTS):
@@ -145,21 +154,28 @@ class NamespaceLists:
         query = decision.query
         if query.continues:
             raise RefusedError(expired("of the continue token", self._feed.floor or 0))
-        form = negotiate(request.value("accept"), watch=False)
+        accept = request.value("accept")
+        binary = takes(accept, MEDIA_TYPE) and not accepts_json(accept)
+        form = "json" if binary else negotiate(accept, watch=False)
         whole = msgspec.structs.replace(query, passed_on=())
         target = f"{NAMESPACES}?{whole.upstream(None)}"
-        upstream = await run.upstream(self._upstream.as_proxy("GET", target, [("Accept", "application/json")]))
+        asked = [("Accept", MEDIA_TYPE if binary else "application/json")]
+        upstream = await run.upstream(self._upstream.as_proxy("GET", target, asked))
         if upstream.code != _OK:
             await self._passing.relay(request, run, upstream)
             return
+        raw = await upstream.read()
+        # By the grants of now: the list was asked for without names, so nothing is lost by a change meanwhile.
+        names = self._feed.names(identity)
         try:
-            found = msgspec.json.decode(await upstream.read(), type=_List)
-            # By the grants of now: the list was asked for without names, so nothing is lost by a change meanwhile.
-            names = self._feed.names(identity)
-            # Of what is not the caller's, which may be most of a large cluster, nothing but the name is read.
-            mine = [item_of(raw) for raw in found.items if _NAMED.decode(raw).metadata.name in names]
+            if binary:
+                body = filter_list(raw, lambda one: one.name in names)
+            else:
+                found = msgspec.json.decode(raw, type=_List)
+                # Of what is not the caller's, which may be most of a large cluster, nothing but the name is read.
+                mine = [item_of(one) for one in found.items if _NAMED.decode(one).metadata.name in names]
+                body = render_list(mine, found.metadata.resource_version, form, query.include_object, now())
         except msgspec.DecodeError:
             raise RefusedError(bad_gateway("the API server's list cannot be read")) from None
-        body = render_list(mine, found.metadata.resource_version, form, query.include_object, now())
         run.began()
-        request.reply(_OK, body)
+        await reply(request, body)

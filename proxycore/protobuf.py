@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from proxycore.rules import Seen
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ _KEY, _VALUE = 1, 2
 _CLAIM_REF, _CLAIM_NAMESPACE = 4, 2
 
 
-class ProtobufError(ValueError):
+class ProtobufError(msgspec.DecodeError):
     """These bytes are not what the API server answers in protobuf."""
 
 

@@ -6,12 +6,15 @@ What the proxy answers from memory, or filters item by item, is rendered here. T
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from eventcore.objects import Namespace
 from proxycore.statuses import RefusedError, Status, not_acceptable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Form = Literal["json", "table", "metadata"]
 EventType = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
@@ -73,12 +76,8 @@ def negotiate(accept: str, *, watch: bool, single: bool = False) -> Form:
     ranges: list[tuple[float, dict[str, str], str]] = []
     for part in accept.split(",") if accept.strip() else ["*/*"]:
         media, *rest = (word.strip() for word in part.split(";"))
-        params = {key.strip().lower(): value.strip() for key, _, value in (word.partition("=") for word in rest)}
-        try:
-            quality = float(params.pop("q", "1"))
-        except ValueError:
-            quality = 0.0
-        ranges.append((quality, params, media.lower()))
+        params = _parameters(rest)
+        ranges.append((_quality(params), params, media.lower()))
     for quality, params, media in sorted(ranges, key=lambda one: -one[0]):
         if quality <= 0 or media not in _JSON_TYPES:
             continue
@@ -91,6 +90,32 @@ def negotiate(accept: str, *, watch: bool, single: bool = False) -> Form:
         if wanted == partial and meta_group:
             return "metadata"
     raise RefusedError(not_acceptable(_OFFERED))
+
+
+def takes(accept: str, media_type: str) -> bool:
+    """Tell whether an ``Accept`` header names a media type itself, for whole objects."""
+    for part in accept.split(","):
+        media, *rest = (word.strip() for word in part.split(";"))
+        params = _parameters(rest)
+        if media.lower() == media_type and _quality(params) > 0 and "as" not in params:
+            return True
+    return False
+
+
+def quality_of(parameters: str) -> float:
+    """Return the quality among the parameters of a media type or a coding, 1 without one, 0 for one that is none."""
+    return _quality(_parameters(parameters.split(";")))
+
+
+def _parameters(words: Iterable[str]) -> dict[str, str]:
+    return {key.strip().lower(): value.strip() for key, _, value in (word.partition("=") for word in words)}
+
+
+def _quality(params: dict[str, str]) -> float:
+    try:
+        return float(params.get("q", "1"))
+    except ValueError:
+        return 0.0
 
 
 def accepts_json(accept: str) -> bool:

@@ -30,6 +30,7 @@ from proxycore.policy import (
     WatchMemory,
     decide,
 )
+from proxycore.replying import reply
 from proxycore.requestinfo import parse
 from proxycore.rules import OPERATION_OF
 from proxycore.statuses import RefusedError, Status
@@ -287,7 +288,7 @@ class Proxy:
             return
         run.route = "filter"
         run.began()
-        request.reply(_OK, answer)
+        await reply(request, answer)
 
     def _refuse(self, request: Request, run: Run, status: Status) -> None:
         if status.code in REFUSALS:

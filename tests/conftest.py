@@ -57,7 +57,15 @@ def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 # What only a real control plane can show; elsewhere these files are not collected.
-REAL_ONLY = frozenset({"test_control_plane.py", "test_admission.py", "test_flux_tenant.py", "test_flux_attacks.py"})
+REAL_ONLY = frozenset(
+    {
+        "test_admission.py",
+        "test_control_plane.py",
+        "test_flux_attacks.py",
+        "test_flux_tenant.py",
+        "test_protobuf_lists.py",
+    }
+)
 
 MakeSettings = Callable[..., Settings]
 MakeBus = Callable[..., Awaitable[Bus]]

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean kube-test kube-up kube-down hostile fuzz bench-proxy
+.PHONY: help setup demo test proofs check format clean kube-test kube-up kube-down hostile fuzz bench-proxy
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,7 +22,10 @@ demo: setup ## run the guide's example on an embedded cluster, step by step
 	@$(BIN)/tether demo
 
 test: setup ## run the test suite
-	$(BIN)/pytest -n 3 --dist loadgroup tests
+	$(BIN)/pytest -n 3 --dist loadgroup -m "not slow" tests
+
+proofs: setup ## run the tests that take long: migration, sweeps, roles that are killed, hostile requests
+	$(BIN)/pytest -n 3 --dist loadgroup -m slow tests
 
 kube-test: setup ## run the behaviour and contract suites on a real kube-apiserver with Capsule and Flux
 	@PYTHONPATH=tests $(BIN)/python -m controlplane build

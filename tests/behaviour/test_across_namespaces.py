@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.kubeapi import Client
 
 # The first of them waits for the whole cluster and for a restart of most of it.
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(240), pytest.mark.slow]
 
 Tenancy = Any
 Until = Any

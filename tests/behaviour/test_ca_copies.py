@@ -13,7 +13,7 @@ from eventcore.kube import api_path
 from tether.devcluster.pki import ClusterPki
 from workers.authority import certificates
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 
 Tenancy = Any
 Object = dict[str, Any]

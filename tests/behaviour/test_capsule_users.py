@@ -12,7 +12,7 @@ import pytest
 from eventcore.kube import api_path
 from tether import manifests
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 
 Tenancy = Any
 ACCOUNT = "gitops-reconciler"

@@ -19,7 +19,7 @@ from tether import manifests
 from tether.dev_layout import write_private
 from tether.devcluster.pki import ClusterPki
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.kubectl]
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.kubectl, pytest.mark.slow]
 
 Tenancy = Any
 GROUP = "people.example"

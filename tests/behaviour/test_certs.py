@@ -19,7 +19,7 @@ from eventcore.objects import CA_MEMORY
 from tether.certs import Report
 from workers.authority import certificates
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 
 Tenancy = Any
 ACCOUNT = "gitops-reconciler"

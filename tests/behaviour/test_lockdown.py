@@ -18,7 +18,7 @@ from tests.behaviour.lockdown import give_proxy_its_right, opted_in
 if TYPE_CHECKING:
     from tests.kubeapi import Client
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 
 Tenancy = Any
 ACCOUNT = "gitops-reconciler"

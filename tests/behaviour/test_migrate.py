@@ -19,7 +19,7 @@ import yaml
 from eventcore.errors import AlreadyExistsError, ForbiddenError, KubeError
 from eventcore.kube import api_path
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 
 Tenancy = Any
 Object = dict[str, Any]

@@ -16,7 +16,7 @@ from eventcore.kube import api_path
 from eventcore.topology import WORK
 from tests.behaviour.states import Whole
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 
 Tenancy = Any
 ACCOUNT = "gitops-reconciler"

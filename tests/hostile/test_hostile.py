@@ -12,6 +12,7 @@ from tests.proxycore.test_forwarding import PROXY_TOKEN, Seen, run_between
 from tether.devcluster.pki import ClusterPki
 
 
+@pytest.mark.slow
 async def test_no_hostile_request_misleads_the_proxy(tmp_path: Path) -> None:
     found = cases()
     assert len({case.wire for case in found}) == len(found) >= 500

@@ -140,6 +140,7 @@ async def test_plain_lines_are_shown_where_there_is_no_terminal_and_kubectl_is_u
     assert is_empty(tmp_path), "its folder is left behind"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "after"), [("watcher", "apply"), ("router", "annotate"), ("worker", "annotate"), ("proxy", "kubeconfig")]
 )
@@ -168,6 +169,7 @@ async def test_every_check_holds_though_both_processes_of_a_role_are_killed_and_
     assert code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 async def test_an_interrupted_demo_ends_what_it_started(number: signal.Signals, tmp_path: Path) -> None:
     folder = tmp_path / "demo"

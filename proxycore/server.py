@@ -132,10 +132,10 @@ class Proxy:
             return None
         return None if waits is None else self._finish(request, run, waits)
 
-    async def _finish(self, request: Request, run: Run, waits: Coroutine[None, None, bool]) -> None:
+    async def _finish(self, request: Request, run: Run, waits: Coroutine[None, None, None]) -> None:
         """Await the rest of a request."""
         try:
-            over = await waits
+            await waits
         except ConnectionError:
             run.done("gone")
         except asyncio.CancelledError:
@@ -144,8 +144,7 @@ class Proxy:
         except Exception as error:  # noqa: BLE001 - a bug must not show its traceback to a client
             self._fail(request, run, error)
         else:
-            if over:
-                run.done(str(request.answer_code))
+            run.done(str(request.answer_code))
 
     def _fail(self, request: Request, run: Run, error: Exception) -> None:
         if isinstance(error, RefusedError):
@@ -172,7 +171,7 @@ class Proxy:
 
     def again(self, asked: Asked) -> None:
         """Send it once more."""
-        asked.request.go_on_in_task(self._finish(asked.request, asked.run, _counted(self._passing.forward(asked))))
+        asked.request.go_on_in_task(self._finish(asked.request, asked.run, self._passing.forward(asked)))
 
     def count_refused(self, code: int) -> None:
         """Count what was refused before it could be read as a request."""
@@ -180,8 +179,8 @@ class Proxy:
 
     # From the request to the decision.
 
-    def _answer(self, request: Request, run: Run) -> Coroutine[None, None, bool] | None:
-        """Answer if nothing has to be awaited; what is returned tells whether the request is over."""
+    def _answer(self, request: Request, run: Run) -> Coroutine[None, None, None] | None:
+        """Answer if nothing has to be awaited, else return what has."""
         info = run.info = _read(request.method, request.target)
         meaning = self._meaning(request)
         caller = self._callers.known(request, meaning)
@@ -189,14 +188,17 @@ class Proxy:
             return self._identify(request, run, info, meaning)
         run.caller = caller.identity
         acting = Acting(identity=caller.identity, own=True)
-        return self._decide(Asked(request, run, info, meaning, caller, acting, meaning.token))
+        asked = Asked(request, run, info, meaning, caller, acting, meaning.token)
+        decision = self._decide(asked)
+        return None if self._serve_at_once(asked, decision) else self._serve(asked, decision)
 
-    async def _identify(self, request: Request, run: Run, info: RequestInfo, meaning: Meaning) -> bool:
+    async def _identify(self, request: Request, run: Run, info: RequestInfo, meaning: Meaning) -> None:
         caller, token = await self._callers.identify(request, info)
         run.caller = run.identity = caller.identity
         acting = await self._impersonator.resolve(caller.identity, meaning.asked)
-        waits = self._decide(Asked(request, run, info, meaning, caller, acting, token))
-        return False if waits is None else await waits
+        asked = Asked(request, run, info, meaning, caller, acting, token)
+        # Not at once: the task that runs this ends with it, and a request whose answer has not come yet would end too.
+        await self._serve(asked, self._decide(asked))
 
     def _meaning(self, request: Request) -> Meaning:
         """Return what the headers say; RefusedError. What was read for the same headers before is not read again."""
@@ -208,7 +210,7 @@ class Proxy:
         made = request.remembered.meaning = Meaning(request.headers, request.peer, self._callers.own_headers)
         return made
 
-    def _decide(self, asked: Asked) -> Coroutine[None, None, bool] | None:
+    def _decide(self, asked: Asked) -> Decision:
         run, info = asked.run, asked.info
         run.identity = asked.acting.identity
         if info.tenant:
@@ -221,14 +223,17 @@ class Proxy:
         decision = Forward() if asked.passes else self._decisions.decide(info, identity, remember=lasting)
         if not isinstance(decision, Filtered):
             self._note(asked, decision)
+        return decision
+
+    def _serve_at_once(self, asked: Asked, decision: Decision) -> bool:
+        """Do what was decided if nothing of it has to be awaited here; tell whether."""
         if isinstance(decision, Forward) and not self._across.may_concern(asked):
-            run.route = "forward"
-            if self._passing.forward_at_once(asked, self):
-                return None
-        elif isinstance(decision, ListMemory) and self._lists.answer_at_once(asked, decision):
-            run.done(str(asked.request.answer_code))
-            return None
-        return _counted(self._serve(asked, decision))
+            asked.run.route = "forward"
+            return self._passing.forward_at_once(asked, self)
+        if isinstance(decision, ListMemory) and self._lists.answer_at_once(asked, decision):
+            asked.run.done(str(asked.request.answer_code))
+            return True
+        return False
 
     def _note(self, asked: Asked, decision: Decision) -> None:
         asked.run.decided()
@@ -302,11 +307,6 @@ class Proxy:
             request.break_off()
             return
         request.reply(status.code, status.encode(), extra)
-
-
-async def _counted(waits: Coroutine[None, None, None]) -> bool:
-    await waits
-    return True
 
 
 @functools.lru_cache(4096)

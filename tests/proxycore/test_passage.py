@@ -265,3 +265,16 @@ def test_what_was_made_of_headers_is_kept_for_the_same_headers_alone() -> None:
 
     assert seen[0] is seen[1]
     assert len({id(found) for found in seen}) == 3
+
+
+@pytest.mark.parametrize("headers", [{}, {"Impersonate-User": "dana"}], ids=["as itself", "impersonating itself"])
+async def test_a_caller_that_is_reviewed_first_gets_its_answer_while_a_connection_is_free(
+    tmp_path: Path, pki: ClusterPki, serving: tuple[str, str], headers: dict[str, str]
+) -> None:
+    # given a proxy that remembers nobody, so that each request waits for a review
+    async with run_between(tmp_path, pki, serving, identity_cache_ttl=0) as found:
+        for _ in range(3):
+            # when the connection of the request before is free
+            async with found.request("GET", "/api", headers=headers) as answer:
+                # then the answer is whole
+                assert await answer.read() == b'{"kind": "Anything"}'

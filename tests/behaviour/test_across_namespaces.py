@@ -39,10 +39,11 @@ def switched_on(cluster: Any) -> Iterator[None]:
     asyncio.run(cluster.restart(*ROLES))
 
 
-async def put_pod(tenancy: Tenancy, until: Until, namespace: str, name: str, **labels: str) -> None:
+async def put_pod(tenancy: Tenancy, until: Until, namespace: str, name: str, *, node: str = "", **labels: str) -> None:
     """Make a Pod as the administrator; the namespace's default account follows a moment after the namespace."""
-    container = {"name": "c", "image": "registry.example.com/app"}
-    body = {"metadata": {"name": name, "labels": labels}, "spec": {"containers": [container]}}
+    spec: dict[str, Any] = {"containers": [{"name": "c", "image": "registry.example.com/app"}]}
+    spec |= {"nodeName": node} if node else {}
+    body = {"metadata": {"name": name, "labels": labels}, "spec": spec}
     async with tenancy.cluster.wire(direct=True) as admin:
 
         async def made() -> bool:
@@ -124,6 +125,34 @@ async def test_kubectl_shows_the_tenants_namespaces_and_nothing_else(
     assert [one["metadata"]["name"] for one in yaml.safe_load(listed.out)["items"]] == ["web-1", "web-2", "db"]
     assert "yes" in (await run_kubectl(config, tmp_path, "auth", "can-i", "list", "pods", "-A")).out
     assert "no" in (await run_kubectl(config, tmp_path, "auth", "can-i", "delete", "pods", "-A", expect=1)).out
+
+
+async def test_kubectl_describes_a_node_of_the_tenant_with_the_tenants_pods_alone(
+    tenancy: Tenancy, other: Tenancy, until: Until, tmp_path: Path
+) -> None:
+    # given a node that both tenants run on, and the one may list nodes
+    mine, foreign = await two_tenants(tenancy, other, until)
+    node = f"{tenancy.name}-node"
+    await tenancy.admin.create("/api/v1/nodes", {"metadata": {"name": node, "labels": {"pool": tenancy.name}}})
+    tenant = tenancy.tenant(tenancy.user)
+    tenant["spec"]["nodeSelector"] = {"pool": tenancy.name}
+    tenant["spec"]["owners"][0]["proxySettings"] = [{"kind": "Nodes", "operations": ["List"]}]
+    await tenancy.apply(tenant)
+    await put_pod(tenancy, until, mine[0], "on-the-node", node=node)
+    await put_pod(other, until, foreign, "hidden-on-the-node", node=node)
+    config = await tenancy.kubeconfig()
+
+    # when it describes the node
+    async def described() -> str:
+        ran = await run_kubectl(config, tmp_path, "describe", "node", node, expect=None)
+        return ran.out if ran.code == 0 and "on-the-node" in ran.out else ""
+
+    shown = str(await until(described))
+
+    # then its own Pod is there, and none of the other's
+    assert f"{mine[0]}" in shown
+    assert foreign not in shown
+    assert "hidden" not in shown
 
 
 async def test_kubectl_watches_all_namespaces_also_one_that_comes(

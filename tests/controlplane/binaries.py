@@ -96,6 +96,11 @@ def resolve_one(tool: Tool, environ: Mapping[str, str], say: Say) -> Path:
         path, source = found
         say(f"{tool.name}: {source}")
         return path
+    return built(tool, environ, say)
+
+
+def built(tool: Tool, environ: Mapping[str, str], say: Say) -> Path:
+    """Return our own build of the pinned version, whatever else is there; BinariesError if there can be none."""
     cache = cache_folder(environ)
     key = pins.cache_key(tool)
     path = cache / key / tool.name

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 CAPSULE_VARIABLE = "TETHER_CAPSULE"
 CAPSULE_FOLDERS = {"0.14": "capsule", "0.13": "capsule-0.13"}  # the newest first; the oldest that we support last
-FOLDERS = ("etcd", "kubernetes", *CAPSULE_FOLDERS.values(), "flux")
+CLIENTS = "clients"
+FOLDERS = ("etcd", "kubernetes", *CAPSULE_FOLDERS.values(), "flux", CLIENTS)
 _DIGEST_LENGTH = 12
 _LINK_FLAGS = ("-s", "-w")  # neither symbols nor debug information: half the size, and nobody debugs these
 
@@ -123,6 +124,16 @@ FLUX = (_flux("source-controller"), _flux("kustomize-controller"), _flux("helm-c
 """Flux's controllers: built for the tests that need them. Every address of theirs is a flag, so nothing is patched."""
 
 
+def _ours(name: str) -> Tool:
+    return Tool(name=name, folder=CLIENTS, module="k8s.io/client-go", package=f"./{name}")
+
+
+INFORMER = _ours("informer")
+"""Watches as a controller does; its version is that of client-go."""
+KUBELET = _ours("kubelet")
+"""The part of a kubelet that clients reach: exec, attach, port-forward and logs, with an echo for a container."""
+
+
 def tools(environ: Mapping[str, str]) -> tuple[Tool, ...]:
     """Return the control plane's tools; TETHER_CAPSULE chooses Capsule's line. PinError for one that is not there."""
     newest = next(iter(CAPSULE_FOLDERS))
@@ -174,5 +185,6 @@ def cache_key(tool: Tool) -> str:
     recipe = msgspec.json.encode(
         [tool.package, link_flags(tool, version), tool.patches, tool.chart, *filter(None, [tool.crds])]
     )
-    digest = hashlib.sha256(b"\0".join([go_mod, (folder / "go.sum").read_bytes(), recipe])).hexdigest()
+    sources = [path.read_bytes() for path in sorted(folder.rglob("*.go"))]  # of the programs that are our own
+    digest = hashlib.sha256(b"\0".join([go_mod, (folder / "go.sum").read_bytes(), recipe, *sources])).hexdigest()
     return "-".join([tool.name, version, *host_platform(), digest[:_DIGEST_LENGTH]])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from controlplane import pins
@@ -21,8 +23,26 @@ def test_every_tool_is_pinned_and_named_as_a_tool_of_its_go_mod() -> None:
             assert re.search(rf"^(tool |\t){re.escape(tool.package)}$", text, re.MULTILINE)
 
 
-def test_the_repository_holds_no_go_code() -> None:
-    assert not list(pins.HERE.rglob("*.go"))
+def test_the_only_go_code_is_that_of_the_clients_for_the_tests() -> None:
+    programs = {f"{pins.CLIENTS}/{tool.package[2:]}/main.go" for tool in (pins.INFORMER, pins.KUBELET)}
+    assert {str(path.relative_to(pins.HERE)) for path in pins.HERE.rglob("*.go")} == programs
+
+
+def test_a_program_of_our_own_is_built_on_the_libraries_of_the_pinned_kubernetes() -> None:
+    release = pins.version_of(pins.API_SERVER).removeprefix("v1.")
+    for module in ("k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go", "k8s.io/kubelet"):
+        assert pins.pinned_version(go_mod(pins.CLIENTS), module) == f"v0.{release}"
+
+
+def test_another_source_of_a_program_of_our_own_is_another_cache_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pins.HERE / pins.CLIENTS, tmp_path / pins.CLIENTS)
+    monkeypatch.setattr(pins, "HERE", tmp_path)
+    before = pins.cache_key(pins.INFORMER)
+    with (tmp_path / pins.CLIENTS / "informer" / "main.go").open("a") as source:
+        source.write("// changed")
+    assert pins.cache_key(pins.INFORMER) != before
 
 
 def test_the_staging_repositories_of_kubernetes_are_those_of_its_own_release() -> None:

@@ -60,7 +60,14 @@ def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 REAL_ONLY = frozenset(
     {
         "test_admission.py",
+        "test_clients_helm.py",
+        "test_clients_informer.py",
+        "test_clients_javascript.py",
+        "test_clients_kubectl.py",
+        "test_clients_python.py",
+        "test_clients_streams.py",
         "test_control_plane.py",
+        "test_differential.py",
         "test_flux_attacks.py",
         "test_flux_tenant.py",
         "test_protobuf_lists.py",

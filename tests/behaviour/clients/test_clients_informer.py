@@ -141,11 +141,10 @@ async def test_bookmarks_advance_while_nothing_of_the_tenants_happens(
         assert not any(other.home in line.name for line in informer.seen)
 
 
-@pytest.mark.parametrize("streams", [False, True])
 async def test_no_event_is_lost_while_the_proxy_restarts(
-    owner: Tenancy, namespace: str, program: MakeProgram, admin: KubeClient, streams: bool
+    owner: Tenancy, namespace: str, program: MakeProgram, admin: KubeClient
 ) -> None:
-    async with informing(program, owner, namespace, PROTOBUF, streams=streams) as informer:
+    async with informing(program, owner, namespace, PROTOBUF, streams=True) as informer:
         leaving = (await owner.make_namespaces("leaves"))[0]
         await informer.named("namespaces", "ADDED", leaving)
 

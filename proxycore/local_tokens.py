@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = get("proxy.local_tokens")
 
 KEYS_PATH: Final = "/openid/v1/jwks"
+KEYS_TYPE: Final = "application/jwk-set+json"
+"""kube-apiserver answers 406 to who asks for its keys as plain JSON."""
 ISSUER_PATH: Final = "/.well-known/openid-configuration"
 ALGORITHMS: Final = ("RS256", "ES256")
 KEYS_TTL: Final = 600.0
@@ -39,7 +41,7 @@ _CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
 class Fetcher(Protocol):
     """What reads a path, as KubeClient does."""
 
-    async def get(self, path: str, /) -> bytes:
+    async def get(self, path: str, /, *, accept: str = ...) -> bytes:
         """Return the body of a GET; KubeError."""
 
 
@@ -104,7 +106,7 @@ class ClusterKeys:
         begun = self._clock()
         try:
             issuer = msgspec.json.decode(await self._fetcher.get(ISSUER_PATH), type=_Configuration).issuer
-            found = msgspec.json.decode(await self._fetcher.get(KEYS_PATH), type=_Keys).keys
+            found = msgspec.json.decode(await self._fetcher.get(KEYS_PATH, accept=KEYS_TYPE), type=_Keys).keys
         except (KubeError, msgspec.DecodeError) as error:
             log.warning("the keys of ServiceAccount tokens cannot be read, so each token is reviewed", error=error)
             return

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from eventcore.errors import KubeUnreachableError
+from eventcore.errors import KubeError, KubeUnreachableError
 from eventcore.grants import AccountGrant, BoundSecret, Grant
 from eventcore.kube import api_path
-from proxycore.local_tokens import ISSUER_PATH, KEYS_FLOOR, KEYS_TTL, ClusterKeys, LocalTokens
+from proxycore.local_tokens import ISSUER_PATH, KEYS_FLOOR, KEYS_PATH, KEYS_TTL, ClusterKeys, LocalTokens
 
 if TYPE_CHECKING:
     from eventcore.keys import Key
@@ -41,8 +41,10 @@ class Server:
         self.asked: list[str] = []
         self.away = False
 
-    async def get(self, path: str, /) -> bytes:
+    async def get(self, path: str, /, *, accept: str = "application/json") -> bytes:
         self.asked.append(path)
+        if path == KEYS_PATH and accept != "application/jwk-set+json":  # as kube-apiserver does
+            raise KubeError("406: Not Acceptable")
         if self.away:
             raise KubeUnreachableError("away")
         return msgspec.json.encode({"issuer": ISSUER} if path == ISSUER_PATH else {"keys": self.keys})

@@ -88,6 +88,11 @@ async def running(world: World, port: int, *flags: str) -> AsyncIterator[Running
         if process.returncode is None:
             process.kill()
         await process.wait()
+        # The workers end with their parent, and with the last of them its stderr: then nothing is left in the loop.
+        assert process.stderr is not None
+        async with asyncio.timeout(30):
+            while await process.stderr.read(65536):
+                pass
 
 
 @pytest.mark.timeout(150)

@@ -28,7 +28,7 @@ def started(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """Run ``tether proxy`` up to where the role would start; return its settings."""
     found: list[Settings] = []
 
-    def run_role(name: str, settings: Settings, main: object) -> int:
+    def run_role(name: str, settings: Settings, main: object, **_: object) -> int:
         found.append(settings)
         return 0
 

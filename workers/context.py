@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from eventcore.reading import Reader
     from eventcore.settings import Settings
     from eventcore.views import ObjectRecord, ObjectsView
+    from workers.ownership import Account
+    from workers.writing import Existing
 
 SOON: Final = 0.2
 """Seconds until a look again at what another worker or watcher is just bringing about."""
@@ -42,6 +44,8 @@ class Context:
         )
         self.judge = Judge(client, reader, self.relations, settings)
         self.writer = Writer(bus, client)
+        self.unfinished: dict[Account, tuple[int, Existing]] = {}
+        """By account the generation and the binding Secret of a token that the API server has refused."""
         reader.listen(self.relations.apply)
 
 

@@ -66,14 +66,18 @@ async def mint_token(
         issued = IssuedToken(token=text, expires=FOREVER)
     else:
         generation, binding = await _bind(context, run, entitlement, existing)
-        issued = await _request(context, run, entitlement, binding)
+        issued = await _request(context, run, entitlement, generation, binding)
     written = now()
+    made = datetime.fromisoformat(str(binding.metadata["creationTimestamp"]))
+    if mint.mode == "bound":
+        # The Secret may be that of an earlier try. Both times are the API server's.
+        made = max(made, issued.expires - timedelta(seconds=context.settings.token_ttl))
     token = Token(
         generation=generation,
         binding=str(binding.metadata["name"]),
         binding_uid=binding.uid,
         account_uid=entitlement.uid,
-        minted=datetime.fromisoformat(str(binding.metadata["creationTimestamp"])),
+        minted=made,
         expires=issued.expires,
         written=written,
         retire=written + timedelta(seconds=mint.overlap),
@@ -98,7 +102,9 @@ async def _permitted() -> None:
     """The right to mint was confirmed already."""
 
 
-async def _request(context: Context, run: Run, entitlement: Entitlement, binding: Existing) -> IssuedToken:
+async def _request(
+    context: Context, run: Run, entitlement: Entitlement, generation: int, binding: Existing
+) -> IssuedToken:
     """Ask the API server for a token that is bound to a Secret; when it goes on refusing, an Event says why."""
     account = entitlement.account
     topic = f"token {account}"
@@ -112,7 +118,8 @@ async def _request(context: Context, run: Run, entitlement: Entitlement, binding
             bound_secret=(str(binding.metadata["name"]), binding.uid),
         )
     except KubeError as error:
-        await context.client.delete(_path(account, str(binding.metadata["name"])), uid=binding.uid)
+        # For the next try: one that was made and removed each time would be an event each time, and so the next try.
+        context.unfinished[account] = generation, binding
         if run.request.attempt >= PATIENCE:
             message = f"the API server gives out no token: {error}"
             regarding = account_ref(account, entitlement.uid)
@@ -153,6 +160,8 @@ async def _bind(
 ) -> tuple[int, Existing]:
     """Make the binding Secret of the next generation; return the generation and the Secret."""
     account = entitlement.account
+    if (kept := await _kept(context, entitlement)) is not None:
+        return kept
     known = [generation_of(one.metadata.annotations) for one in context.relations.objects_of(account, "token")]
     if existing is not None:
         known.append(generation_of(existing.annotations))
@@ -164,6 +173,20 @@ async def _bind(
             return generation, await context.writer.create(run, manifest)
         except AlreadyExistsError:
             run.log.debug("generation is taken", generation=generation)
+
+
+async def _kept(context: Context, entitlement: Entitlement) -> tuple[int, Existing] | None:
+    """Return the binding Secret of a try that was refused, with its generation, if it is still there."""
+    account = entitlement.account
+    kept = context.unfinished.pop(account, None)
+    if kept is None:
+        return None
+    generation, binding = kept
+    found = await context.writer.read(Target("Secret", account.namespace, str(binding.metadata["name"])))
+    same = found is not None and found.uid == binding.uid and "deletionTimestamp" not in found.metadata
+    if found is None or not same or found.annotations.get(ANNOTATION_ACCOUNT_UID) != entitlement.uid:
+        return None
+    return generation, found
 
 
 async def _legacy(

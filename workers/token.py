@@ -198,6 +198,7 @@ def _retirement(one: OwnObject, token: Token) -> datetime | None:
 
 async def _revoke(context: Context, run: Run, account: Account) -> None:
     """Take everything back: the grant first, which the proxy obeys at once, then what tokens are bound to."""
+    context.unfinished.pop(account, None)
     secret = Target("Secret", account.namespace, token_name(account))
     known = {secret, *(_target(one) for one in _bindings(context, account))}
     tenants = await context.writer.tenants(known, account)

@@ -199,6 +199,9 @@ async def test_a_refused_request_for_a_token_is_made_again_and_then_said(line: L
         assert (failed.outcome, failed.account, failed.tenant) == ("failed", ACCOUNT, "oil")
         assert failed.cause
 
+        # and its tries leave one Secret, not one each: what a try makes is no cause of the next
+        assert [one["metadata"]["name"] for one in await line.all("Secret", HOME)] == [f"{TOKEN}-1"]
+
         # and when it is allowed, the token comes, and no Secret of a try is left
         allowed = {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}
         await line.patch("ClusterRole", "", name, {"rules": [*rules, allowed]})

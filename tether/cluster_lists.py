@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import yaml
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAGE = 500
+MOST_CONFIGS: Final = 16_384
+"""Kubeconfigs that are remembered as read."""
 LEGACY_TYPE = "kubernetes.io/service-account-token"
 LEGACY_ACCOUNT = "kubernetes.io/service-account.name"
 ADDON = "capsule-addon-fluxcd"
@@ -201,8 +204,12 @@ def secret_path(namespace: str = "", name: str = "") -> str:
     return api_path("", "v1", "secrets", namespace=namespace, name=name)
 
 
+@lru_cache(MOST_CONFIGS)
 def read_config(text: str) -> Config | None:
-    """Return what a kubeconfig says, None where it is not one."""
+    """Return what a kubeconfig says, None where it is not one.
+
+    Remembered, since reading YAML takes milliseconds, and each account is compared with every kubeconfig of its name.
+    """
     try:
         whole = yaml.safe_load(text)
         contexts, clusters, users = (

@@ -177,12 +177,11 @@ def _holder(secret: Secret, account: Account, proven: bool) -> Holder | None:
     metadata = secret.metadata
     if metadata.name not in {kubeconfig_name(account), hashed_kubeconfig_name(account)}:
         return None
-    token = config_token(secret)
     marked = is_marked(secret)
-    if marked:
-        if metadata.annotations.get(ANNOTATION_ACCOUNT, str(account)) != str(account):
-            return None
-    elif metadata.namespace != account.namespace and token_subject(token) != account.username:
+    if marked and metadata.annotations.get(ANNOTATION_ACCOUNT, str(account)) != str(account):
+        return None
+    token = config_token(secret)
+    if not marked and metadata.namespace != account.namespace and token_subject(token) != account.username:
         return None  # a kubeconfig of the same name for somebody else
     return Holder(
         namespace=metadata.namespace,

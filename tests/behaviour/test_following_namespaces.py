@@ -122,17 +122,20 @@ async def test_a_namespace_that_moves_takes_no_credential_of_the_old_tenant_alon
     assert fresh != leaked
     assert set(await giver.copies()) == {tenancy.home, kept}
 
-    # And that token does not see the namespace any more, and ends when the kubeconfigs have had time to change
+    # And that token does not see the namespace any more, and ends when the kubeconfigs have had time to change: in 10
+    # seconds, which may be over already
     async with tenancy.cluster.wire(leaked) as proxy:
-        assert await proxy.names(api_path("", "v1", "namespaces")) == [kept]
+        shown = await proxy.get(api_path("", "v1", "namespaces"))
+        assert shown.status == 401 or [one["metadata"]["name"] for one in shown.body["items"]] == [kept]
 
         async def closed() -> bool:  # by Capsule, which takes back the owner's rights in it
-            return bool((await proxy.get(namespace_path(moving))).status == 403)
+            return (await proxy.get(namespace_path(moving))).status in {401, 403}
 
         await until(closed)
-    before = await tenancy.must("Secret", tenancy.home, f"{ACCOUNT}-token-1")
-    ends = datetime.fromisoformat(before["metadata"]["annotations"]["capsule-tether.io/retire"])
-    assert ends - datetime.now(UTC) < timedelta(seconds=10)
+    before = await tenancy.get("Secret", tenancy.home, f"{ACCOUNT}-token-1")
+    if before is not None:
+        ends = datetime.fromisoformat(before["metadata"]["annotations"]["capsule-tether.io/retire"])
+        assert ends - datetime.now(UTC) < timedelta(seconds=10)
 
 
 async def test_a_home_that_is_missing_is_waited_for_and_one_that_is_deleted_takes_everything_along(

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from eventcore.kube import api_path
+from eventcore.objects import CA_MEMORY
 from tether import manifests
 from tether.devcluster.pki import ClusterPki
 from workers.authority import certificates
@@ -30,7 +31,7 @@ def chosen(cluster: Any) -> Iterator[None]:
     """Run with the CA in a ConfigMap, another name and other keys, and ConfigMaps allowed, for these tests."""
     asyncio.run(_choose(cluster))
     yield
-    asyncio.run(cluster.restart("watcher", "router", "worker"))
+    asyncio.run(_forget(cluster))
 
 
 async def _choose(cluster: Any) -> None:
@@ -58,6 +59,13 @@ async def _choose(cluster: Any) -> None:
         TETHER_KUBECONFIG_CONFIGMAPS="true",
         TETHER_RETRY_BASE="200ms",
     )
+
+
+async def _forget(cluster: Any) -> None:
+    """Run as before; the overlap of these tests' CAs is not that of the next ones."""
+    await cluster.restart("watcher", "router", "worker")
+    async with cluster.client() as admin:
+        await admin.delete(api_path("", "v1", "secrets", namespace="capsule-system", name=CA_MEMORY))
 
 
 async def annotate(tenancy: Tenancy, **values: str | None) -> None:

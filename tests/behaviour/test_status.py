@@ -53,8 +53,9 @@ async def test_a_tenant_that_is_served_is_told_whole(tenancy: Tenancy, until: An
     assert datetime.fromisoformat(timer["due"]) < expires
 
     # And the kinds are fresh, and all workers run
-    assert {kind["kind"] for kind in found["kinds"]} >= {"ServiceAccount", "Namespace", "Tenant", "Secret"}
-    assert all(kind["age"] < 30 for kind in found["kinds"])
+    ages = {kind["kind"]: kind["age"] for kind in found["kinds"]}
+    # Others may be of a kind that was switched on for a while.
+    assert all(ages[kind] < 30 for kind in ("ServiceAccount", "Namespace", "Tenant", "Secret"))
     assert all(worker["listening"] for worker in found["workers"])
 
 

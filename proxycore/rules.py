@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import re2  # type: ignore[import-untyped]  # ships no types; used here alone
+import re2  # type: ignore[import-untyped]  # ships no types
 
 from eventcore.grants import SubjectGrant, TenantGrant
 from eventcore.keys import key

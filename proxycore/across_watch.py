@@ -271,11 +271,12 @@ class AcrossWatch:
         return min(stream.reached or 0 for stream in self._streams.open.values())
 
     def _mark(self) -> None:
-        """Add a bookmark where the client should go on from another version than the last line's."""
+        """Add a bookmark where the client should go on from another version than the last line's, or heard nothing."""
         reached = self._reached()
-        if not self._query.bookmarks or not reached or (reached == self._resume and not self._owes_end):
+        if not self._query.bookmarks or not reached:
             return
-        if not self._streams.open and not self._owes_end and time.monotonic() < self._next_quiet:
+        says_nothing_new = reached == self._resume or not self._streams.open
+        if says_nothing_new and not self._owes_end and time.monotonic() < self._next_quiet:
             return
         if self._owes_end and not all(stream.begun for stream in self._streams.open.values()):
             return

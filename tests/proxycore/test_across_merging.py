@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventcore.grants import CapsuleUserRef, ConfigGrant, SubjectGrant, TenantGrant
+from proxycore import across_watch
 from proxycore.across import read
 from proxycore.across_streams import MOST_LINES, MOST_NAMESPACES
 from proxycore.across_watch import AcrossWatch
@@ -216,6 +217,24 @@ async def test_who_takes_no_bookmarks_lists_again_where_a_watch_ends_too_early()
     assert await ended(Api(one, {}, ends=True), "") in (["ADDED 11"], ["ADDED 11", "ERROR 410"])
     assert await ended(Api(one, {}, final=False, ends=True), "&allowWatchBookmarks=true") == ["ADDED 11", "BOOKMARK 10"]
     assert await ended(Api([], {}, final=False, ends=True), "") == []
+
+
+async def test_a_quiet_watch_says_now_and_then_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(across_watch, "BOOKMARK_INTERVAL", 0.0)
+    monkeypatch.setattr(across_watch, "LOOK_INTERVAL", 0.0)
+    stopping, bookmarks = asyncio.Event(), 0
+
+    async def write(piece: bytes) -> None:
+        nonlocal bookmarks
+        bookmarks += piece.count(b'"BOOKMARK"')
+        if bookmarks == 3:
+            stopping.set()
+
+    found = watch(Api([], {}), f"resourceVersion={FIRST}&allowWatchBookmarks=true", write)
+    await found.open()
+
+    async with asyncio.timeout(20):
+        await found.run(stopping)
 
 
 async def test_an_error_of_the_api_server_is_the_last_line() -> None:

@@ -13,7 +13,8 @@ import yaml
 from bench.proxy_stub import CLUSTER, USER, namespace, nginx, serve
 from eventcore import logs, topology
 from eventcore.bus import Bus
-from eventcore.events import Mark, encode_body, now, object_event
+from eventcore.clock import now
+from eventcore.events import Mark, encode_body, object_event
 from eventcore.grants import (
     CapsuleUserRef,
     Choice,

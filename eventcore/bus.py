@@ -11,7 +11,7 @@ import asyncio
 import ssl
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -21,6 +21,7 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from eventcore import events
+from eventcore.clock import KUBE, NATS, now
 from eventcore.errors import (
     BusUnreachableError,
     NoJetStreamError,
@@ -101,6 +102,7 @@ class _ApiError(msgspec.Struct, frozen=True):
 
 class _StreamInfo(msgspec.Struct, frozen=True):
     created: str = ""
+    ts: datetime | None = None  # the server's time
     state: _State = _State()
     error: _ApiError | None = None
 
@@ -278,8 +280,12 @@ class Bus:
 
     async def stream_state(self, stream: str) -> StreamState:
         """Return what a stream holds now; StreamMissingError, or TimeoutError and nats errors while away."""
+        sent = time.monotonic()
         reply = await self.nc.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=ATTEMPT_TIMEOUT)
+        received = time.monotonic()
         info = msgspec.json.decode(reply.data, type=_StreamInfo)
+        if info.ts is not None:
+            NATS.hear(info.ts.timestamp(), sent=sent, received=received)
         if info.error is not None:
             if info.error.err_code == _STREAM_NOT_FOUND:
                 raise _missing(stream)
@@ -300,12 +306,14 @@ class Bus:
     async def schedule(self, worker: str, target: Key, at: datetime, request: events.WorkRequest) -> None:
         """Ask a worker to reconcile a key at a time. There is one timer per worker and key: the earliest time wins.
 
+        The time is the cluster's, as `eventcore.clock.now` returns it; NATS obeys its own clock.
+
         Only the holder of the key's lane calls this. No Msg-Id: a replacement with the same one would be swallowed.
         """
         subject = timer_subject(worker, target)
         while True:
             resting = await self.last("WORK", subject)
-            due = at.astimezone(UTC)
+            due = at.astimezone(UTC) + timedelta(seconds=NATS.offset - KUBE.offset)
             if resting is not None:
                 with suppress(ValueError):
                     due = min(
@@ -361,7 +369,7 @@ class Bus:
             source=f"/tether/{self.name}",
             type=type_,
             subject=subject,
-            time=events.now(),
+            time=now(),
         )
 
 

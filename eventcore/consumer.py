@@ -24,8 +24,9 @@ import msgspec
 import nats.errors
 from structlog.typing import FilteringBoundLogger
 
+from eventcore.clock import now
 from eventcore.errors import BusError, EventError, KubeError, LeaseLostError
-from eventcore.events import DeadLetter, WorkRequest, decode_body, now
+from eventcore.events import DeadLetter, WorkRequest, decode_body
 from eventcore.keys import LANES, Key, WorkerName, lane_consumer, parse_work_subject
 from eventcore.logs import get
 from eventcore.pulling import Pull, message_of, status_of

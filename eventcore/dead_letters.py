@@ -13,8 +13,9 @@ import msgspec
 import nats.errors
 import nats.js.errors
 
+from eventcore.clock import now
 from eventcore.errors import BusError, EventError
-from eventcore.events import DeadLetter, now
+from eventcore.events import DeadLetter
 from eventcore.keys import parse_work_subject
 from eventcore.logs import get
 from eventcore.pulling import Pull, status_of

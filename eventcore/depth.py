@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 import nats.errors
 import nats.js.errors
 
+from eventcore.clock import NATS
 from eventcore.errors import BusError
-from eventcore.events import now
 from eventcore.keys import WORKERS
 from eventcore.logs import get
 from eventcore.topology import WORK, consumers_of
@@ -51,4 +51,4 @@ async def _oldest(bus: Bus, worker: str) -> float:
         message = await bus.js.get_msg(WORK, seq=1, subject=f"work.{worker}.>", next=True)
     except nats.js.errors.NotFoundError:
         return 0.0
-    return max(0.0, (now() - message.time).total_seconds()) if message.time else 0.0
+    return max(0.0, (NATS.now() - message.time).total_seconds()) if message.time else 0.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
+from eventcore.clock import now
 from eventcore.errors import EventError
 
 if TYPE_CHECKING:
@@ -75,11 +76,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
             )
         except (KeyError, ValueError) as error:
             raise EventError(f"not a CloudEvent: header {error}") from error
-
-
-def now() -> datetime:
-    """Return the time as an aware datetime."""
-    return datetime.now(UTC)
 
 
 def object_event(

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -23,6 +24,7 @@ import msgspec
 import yarl
 
 from eventcore import logs
+from eventcore.clock import KUBE
 from eventcore.errors import KubeError, NotFoundError, StartError
 from eventcore.kube_auth import KubeAuth
 from eventcore.kube_errors import error_of, unreachable
@@ -231,7 +233,7 @@ class KubeClient:
         """Record a core/v1 Event about an object, for ``kubectl describe``; a failure is logged, never raised."""
         namespace = regarding.namespace or "default"
         suffix = uuid.uuid4().hex[:16]
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        moment = KUBE.now().strftime("%Y-%m-%dT%H:%M:%SZ")
         body = {
             "apiVersion": "v1",
             "kind": "Event",
@@ -243,8 +245,8 @@ class KubeClient:
             "source": {"component": component},
             "reportingComponent": component,
             "reportingInstance": component,
-            "firstTimestamp": now,
-            "lastTimestamp": now,
+            "firstTimestamp": moment,
+            "lastTimestamp": moment,
             "count": 1,
         }
         try:
@@ -322,6 +324,7 @@ class KubeClient:
         while True:
             if (authorization := await self._auth.authorization()) is not None:
                 headers["Authorization"] = authorization
+            sent = time.monotonic()
             response = await self._session.request(
                 method,
                 url,
@@ -332,6 +335,7 @@ class KubeClient:
                 proxy=self._auth.proxy_url,
                 server_hostname=self._auth.tls_server_name,
             )
+            KUBE.hear_date(response.headers.get("Date"), sent=sent, received=time.monotonic())
             if response.status != _UNAUTHORIZED or authorization is None or renewed:
                 return response
             try:

@@ -7,13 +7,13 @@ that are no Status are dropped: they come from something between us and the API 
 from __future__ import annotations
 
 import ssl
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import aiohttp
 import msgspec
 
+from eventcore.clock import now
 from eventcore.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -167,4 +167,4 @@ def _retry_after(header: str | None) -> float | None:
         when = parsedate_to_datetime(header)
     except ValueError:
         return None
-    return max((when - datetime.now(UTC)).total_seconds(), 0.0) if when.tzinfo else None
+    return max((when - now()).total_seconds(), 0.0) if when.tzinfo else None

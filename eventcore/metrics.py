@@ -7,10 +7,12 @@ of objects: those are without bound and belong in logs.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
+from eventcore.clock import KUBE, NATS
 from eventcore.keys import WORKERS
 
 if TYPE_CHECKING:
@@ -151,6 +153,14 @@ class Metrics:
             "tether_kube_requests", "Requests to the API server", ["verb", "code"], registry=of
         )
 
+        # Clocks.
+        self.clock_skew = Gauge(  # server
+            "tether_clock_skew_seconds",
+            "Seconds that the clock of this machine is surely ahead of a server's; below 0: behind",
+            ["server"],
+            registry=of,
+        )
+
         # The proxy.
         self.identities = Counter(  # result
             "tether_proxy_identity", "Credentials by how they were decided", ["result"], registry=of
@@ -179,6 +189,8 @@ class Metrics:
             self.identities.labels(result)
         for mode in ("bound", "static"):
             self.token_age.labels(mode)
+        for clock in (KUBE, NATS):
+            self.clock_skew.labels(clock.server).set_function(partial(getattr, clock, "skew"))
 
     def expect_kinds(self, kinds: Iterable[str]) -> None:
         """Start the series of these watched kinds at zero."""

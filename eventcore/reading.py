@@ -18,8 +18,8 @@ import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 
+from eventcore.clock import NATS, now
 from eventcore.errors import BusError, StreamMissingError
-from eventcore.events import now
 from eventcore.logs import get
 from eventcore.pulling import Pull, message_of, status_of
 from eventcore.topology import ACCESS, OBJECTS
@@ -240,7 +240,7 @@ class Reader(Generic[V, R]):
             raise _LostError("the stream went back")
         if state.last_sequence <= table.sequence:
             # A purge changes no sequence and tells nobody.
-            if state.subjects < table.subjects(now()):
+            if state.subjects < table.subjects(NATS.now()):
                 raise _LostError("subjects were removed from the stream")
             self._state_read = time.monotonic()
         if self._metrics is not None:

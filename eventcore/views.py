@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast
 import msgspec
 
 from eventcore.bus import KV_PREFIX, BusMessage
+from eventcore.clock import now
 from eventcore.errors import EventError
-from eventcore.events import OBJECT_DELETED, Event, Mark, decode_body, now
+from eventcore.events import OBJECT_DELETED, Event, Mark, decode_body
 from eventcore.grants import Grant, SubjectGrant, decode_grant
 from eventcore.keys import Key, ObjectKey, mark_subject
 from eventcore.logs import get

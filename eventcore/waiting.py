@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from eventcore.events import now
+from eventcore.clock import now
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from eventcore.events import now
+from eventcore.clock import now
 from eventcore.logs import redact
 
 if TYPE_CHECKING:

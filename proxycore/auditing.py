@@ -11,8 +11,9 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
+from eventcore.clock import now
 from eventcore.errors import BusError
-from eventcore.events import AuditRecord, now
+from eventcore.events import AuditRecord
 from eventcore.logs import get
 
 if TYPE_CHECKING:

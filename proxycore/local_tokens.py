@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import jwt
 import msgspec
 
+from eventcore.clock import KUBE
 from eventcore.errors import KubeError
 from eventcore.grants import AccountGrant
 from eventcore.keys import key
@@ -124,7 +125,7 @@ class LocalTokens:
         grants: Callable[[], Grants],
         fresh: Callable[[], bool],
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = KUBE.time,
     ) -> None:
         self._keys = keys
         self._grants = grants

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from eventcore.events import now
+from eventcore.clock import now
 from proxycore.passing import NAMESPACES
 from proxycore.policy import ListMemory, ListUpstream
 from proxycore.protobuf import MEDIA_TYPE, filter_list

@@ -12,7 +12,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
-from eventcore.events import now
+from eventcore.clock import now
 from proxycore.representations import Item, item_of, render_bookmark, render_error, render_event
 from proxycore.selectors import matches
 from proxycore.statuses import expired, unavailable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventcore.events import now
+from eventcore.clock import now
 from eventcore.keys import ObjectKey
 from eventcore.kube import api_path
 from eventcore.objects import CapsuleConfiguration, Namespace, ServiceAccount, Tenant, TenantOwner

@@ -8,8 +8,9 @@ import nats.errors
 
 from eventcore import topology
 from eventcore.bus import Bus as Connection
+from eventcore.clock import KUBE, NATS, now
 from eventcore.errors import BusError, SettingsError, StreamMissingError
-from eventcore.events import Mark, decode_body, now
+from eventcore.events import Mark, decode_body
 from eventcore.keys import LANES, WORKERS, lane_consumer
 from eventcore.logs import redact
 from eventcore.topology import consumers_of
@@ -36,6 +37,7 @@ async def look_at_bus(settings: Settings) -> Bus:
             ages=await _ages(connection, settings),
             idle=await _idle(connection),
             dead_letters=await _dead_letters(connection),
+            skew=await _skew(connection),
         )
     except (BusError, nats.errors.Error, TimeoutError) as error:
         return Bus(url=url, error=f"answers, but cannot be read: {str(error) or type(error).__name__}")
@@ -51,6 +53,15 @@ async def _ages(connection: Connection, settings: Settings) -> dict[str, float]:
     except StreamMissingError:
         return {}
     return {mark.kind: max(0.0, (now() - mark.time).total_seconds()) for mark in marks if mark.kind in watched}
+
+
+async def _skew(connection: Connection) -> float:
+    """Return how many seconds the clock of NATS is ahead of the API server's."""
+    try:
+        await connection.stream_state(topology.OBJECTS)
+    except StreamMissingError:
+        return 0.0
+    return NATS.offset - KUBE.offset
 
 
 async def _idle(connection: Connection) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from eventcore.clock import TOLERANCE, apart
 from eventcore.objects import CAPSULE_GROUP
 from tether.doctor_snapshot import SEVERITIES, Finding
 from tether.doctor_tenants import tenant_findings
@@ -53,6 +54,7 @@ def findings(snapshot: Snapshot) -> list[Finding]:
         *_kinds(snapshot),
         *_configuration(snapshot),
         *_bus(snapshot),
+        *_clocks(snapshot),
         *_rights(snapshot),
         *_flux(snapshot),
         *_authority(snapshot),
@@ -130,6 +132,18 @@ def _bus(snapshot: Snapshot) -> Iterator[Finding]:
     if not bus.differences:
         yield _finding("ok", "bus", bus.url, "answers, and its streams and consumers are as they should be")
     yield from _processes(bus)
+
+
+def _clocks(snapshot: Snapshot) -> Iterator[Finding]:
+    skews = {"this machine": snapshot.skew}
+    if snapshot.bus is not None and not snapshot.bus.error:
+        skews["NATS"] = snapshot.bus.skew
+    wrong = {whose: skew for whose, skew in skews.items() if abs(skew) > TOLERANCE}
+    for whose, skew in wrong.items():
+        text = f"is {apart(skew)} that of the API server"
+        yield _finding("warning", "clocks", f"clock of {whose}", text, "set it by NTP; Tether itself corrects for it")
+    if not wrong:
+        yield _finding("ok", "clocks", ", ".join(skews), "go with the API server's")
 
 
 def _processes(bus: Bus) -> Iterator[Finding]:

@@ -9,8 +9,8 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from eventcore.clock import KUBE, now
 from eventcore.errors import ForbiddenError
-from eventcore.events import now
 from eventcore.kube import api_path
 from eventcore.objects import ANNOTATION_ACCOUNT, CAPSULE_GROUP, Meta, PartialObject
 from tether.cluster_lists import (
@@ -102,6 +102,7 @@ async def look(client: KubeClient, settings: Settings, *, namespace: str) -> Sna
     leftovers = await allowed("leftovers of Flux", _leftovers(client, tenancy, served), ())
     return Snapshot(
         time=now(),
+        skew=KUBE.skew,
         server=client.server_url,
         version=version,
         served={name: tuple(found) for name, found in served.items()},

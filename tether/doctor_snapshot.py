@@ -43,6 +43,7 @@ class Bus(msgspec.Struct, frozen=True, kw_only=True):
     ages: dict[str, float] = {}  # seconds since a watcher vouched for a kind
     idle: tuple[str, ...] = ()  # workers that nobody runs
     dead_letters: int = 0
+    skew: float = 0.0  # seconds that its clock is ahead of the API server's
 
 
 class Authority(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +109,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. ``unreadable``: what this person may not read, with why; it is judged as little as it was seen."""
 
     time: datetime
+    skew: float = 0.0  # seconds that the clock here is ahead of the API server's
     server: str = ""
     version: str = ""
     served: dict[str, tuple[str, ...]] = {}  # plurals by "group/version"

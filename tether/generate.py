@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from eventcore.clock import now
 from eventcore.errors import AlreadyExistsError, ConflictError, KubeError, NotFoundError, StartError
-from eventcore.events import now
 from eventcore.kube import api_path
 from eventcore.kube_watch import list_pages, watch
 from tether.generate_plan import (

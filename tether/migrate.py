@@ -9,8 +9,9 @@ import msgspec
 import nats.errors
 
 from eventcore.bus import Bus
+from eventcore.clock import now
 from eventcore.errors import BusError, StartError
-from eventcore.events import Mark, decode_body, now
+from eventcore.events import Mark, decode_body
 from eventcore.keys import lane_consumer, mark_subject
 from eventcore.kube import KubeClient
 from eventcore.topology import OBJECTS, WORK

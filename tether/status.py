@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 import nats.errors
 
 from eventcore.bus import Bus
+from eventcore.clock import now
 from eventcore.errors import BusError, StartError, StreamMissingError
-from eventcore.events import now
 from eventcore.reading import Reader
 from eventcore.topology import AUDIT, DLQ, WORK, consumers_of
 from eventcore.waiting import end

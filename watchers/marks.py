@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import nats.errors
 
+from eventcore.clock import now as time_now
 from eventcore.errors import BusError, EventError, WrongSequenceError
 from eventcore.events import MARK, Event, Mark, decode_body, encode_body
-from eventcore.events import now as time_now
 from eventcore.keys import mark_subject
 from eventcore.topology import OBJECTS
 

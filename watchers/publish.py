@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 import nats.errors
 
+from eventcore.clock import now as time_now
 from eventcore.errors import BusError, EventError, KubeError, NotFoundError, WrongSequenceError
 from eventcore.events import AuditRecord, object_event
-from eventcore.events import now as time_now
 from eventcore.keys import ObjectKey
 from eventcore.topology import OBJECTS
 from eventcore.views import object_record

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
 
+from eventcore.clock import now as time_now
 from eventcore.errors import (
     ForbiddenError,
     GoneError,
@@ -29,7 +30,6 @@ from eventcore.errors import (
     WatchInactiveError,
 )
 from eventcore.events import AuditRecord
-from eventcore.events import now as time_now
 from eventcore.kube_watch import list_pages, watch
 from eventcore.logs import get
 from eventcore.waiting import end

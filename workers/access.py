@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from eventcore.clock import now
 from eventcore.consumer import Retry, Terminal
 from eventcore.errors import WrongSequenceError
-from eventcore.events import now
 from eventcore.grants import (
     AccountGrant,
     BoundSecret,

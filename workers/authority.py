@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from eventcore.clock import now
 from eventcore.errors import AlreadyExistsError, ConflictError, NotFoundError, TetherError
-from eventcore.events import now
 from eventcore.kube import api_path
 from eventcore.objects import CA_MEMORY, Meta
 from workers.desired import SECRET_TYPE, encoded

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
+from eventcore.clock import now
 from eventcore.errors import NotFoundError, TetherError
-from eventcore.events import now
 from eventcore.kube import api_path
 from eventcore.objects import CAPSULE_GROUP, Namespace, ServiceAccount, Tenant
 from workers.ownership import Account, identities, is_enabled, namespace_claims, namespace_tenant

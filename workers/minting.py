@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import platform
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from eventcore.clock import KUBE, TOLERANCE, now
 from eventcore.errors import AlreadyExistsError, ConflictError, KubeError, NotFoundError
-from eventcore.events import now
 from eventcore.kube import IssuedToken
 from workers.desired import (
     ANNOTATION_ACCOUNT_UID,
@@ -36,6 +37,7 @@ from workers.writing import WRITTEN
 
 if TYPE_CHECKING:
     from eventcore.consumer import Run
+    from eventcore.kube import ObjectRef
     from workers.context import Context
     from workers.entitlement import Entitlement
     from workers.ownership import Account
@@ -95,7 +97,19 @@ async def mint_token(
     reason: Transition = "TokenMinted" if mint.action == "minted" else "TokenRotated"
     regarding = account_ref(account, entitlement.uid)
     await context.writer.announce(run, regarding, reason=reason, message=f"token of {message}", about=binding.uid)
+    await _tell_clock(context, run, regarding)
     return token
+
+
+async def _tell_clock(context: Context, run: Run, regarding: ObjectRef) -> None:
+    """Say that the clock here is wrong. Nothing goes by it, but whoever reads the times of this machine is misled."""
+    topic = f"clock {regarding.namespace}/{regarding.name}"
+    if abs(KUBE.skew) <= TOLERANCE:
+        context.writer.settle(topic)
+        return
+    where = "ahead of" if KUBE.skew > 0 else "behind"
+    message = f"the clock of {platform.node()} is {where} the API server's, by which tokens go: set it by NTP"
+    await context.writer.tell(run, topic, regarding, reason="ClockSkew", message=message)
 
 
 async def _permitted() -> None:

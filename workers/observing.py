@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from eventcore.events import now
+from eventcore.clock import now
 from eventcore.waiting import pause
 from workers.context import asked
 from workers.desired import ANNOTATION_DIGEST, Token

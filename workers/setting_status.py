@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from eventcore.clock import now
 from eventcore.consumer import Done, Retry, Terminal
 from eventcore.errors import ConflictError, NotFoundError
-from eventcore.events import now
 from eventcore.keys import ObjectKey, key
 from eventcore.kube import api_path
 from eventcore.objects import ANNOTATION_CLUSTER_RESOURCES, CAPSULE_GROUP, Condition, ProxySetting, ProxyStatus

@@ -3,7 +3,7 @@
 Each generation has a Secret of its own, and deleting that Secret revokes the generation: an empty one that the token is
 bound to or, for a static token, one of the type that Kubernetes fills. The current token lies in ``<account>-token``
 whatever its mode, so that a change of mode is a rotation like any other: the copies move, then the old one goes. Times
-are the API server's: a worker whose clock is wrong must neither let a token expire nor mint in a loop.
+are the API server's (`eventcore.clock`): a worker whose clock is wrong neither lets a token expire nor mints in a loop.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from eventcore.clock import now
 from eventcore.consumer import Done
 from eventcore.errors import ConflictError, WrongSequenceError
-from eventcore.events import now
 from eventcore.grants import AccountGrant, decode_grant
 from workers.context import asked, guarded, until
 from workers.desired import (
@@ -48,8 +48,6 @@ FORCED_OVERLAP: Final = 10.0
 """Seconds that the token before stays valid after a namespace that held it left: enough to rewrite the copies."""
 ORPHAN_AGE: Final = 60.0
 """Seconds after which the binding Secret of a mint that was never finished is removed."""
-LEAST_AGE: Final = 0.1
-"""Share of the rotation age that a token reaches at least, whatever a clock says."""
 LATEST: Final = 0.95
 """Share of its life at which a token is replaced at the latest."""
 EARLY: Final = 30.0
@@ -129,13 +127,10 @@ def _age(token: Token, settings: Settings) -> float:
 def _is_due(token: Token, settings: Settings) -> bool:
     """Tell whether a token is to be replaced now.
 
-    A little early counts, so that a timer that fires by another clock finds its work. A clock that runs ahead must not
-    mint without end, so a token also reaches some age by the clock that wrote it, unless that one was ahead itself.
+    A little early counts, so that a timer that fires by another clock finds its work.
     """
-    age, moment = _age(token, settings), now()
-    early = timedelta(seconds=min(EARLY, age * 0.05))
-    seen = token.written if token.written <= moment else token.minted
-    return moment + early >= rotation(token, settings) and moment >= seen + timedelta(seconds=age * LEAST_AGE)
+    early = timedelta(seconds=min(EARLY, _age(token, settings) * 0.05))
+    return now() + early >= rotation(token, settings)
 
 
 async def _current(context: Context, run: Run, entitlement: Entitlement, existing: Existing | None) -> Token | None:

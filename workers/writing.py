@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import msgspec
 
+from eventcore.clock import now
 from eventcore.errors import AlreadyExistsError, ConflictError, InvalidError, KubeError, NotFoundError
-from eventcore.events import AuditRecord, now
+from eventcore.events import AuditRecord
 from eventcore.kube import api_path
 from eventcore.logs import get
 from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, COMPONENT_CA, LABEL_COMPONENT
@@ -304,7 +304,7 @@ class Writer:
         message: str,
         kind: Literal["Normal", "Warning"],
     ) -> None:
-        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        moment = now().strftime("%Y-%m-%dT%H:%M:%SZ")
         body = {
             "apiVersion": "v1",
             "kind": "Event",

@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import yaml
 
 from eventcore.errors import AlreadyExistsError, ForbiddenError, KubeError
 from eventcore.kube import api_path
+from tests.repeating import repeating
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 
@@ -252,40 +253,34 @@ class Flux:
         self.tokens: list[str] = []
         self.asked = 0
 
-    async def run(self) -> None:
-        while True:
-            secret = await self.tenancy.get("Secret", self.namespace, f"{ACCOUNT}-kubeconfig")
-            if secret is None:
-                self.refused.append(f"there is no kubeconfig in {self.namespace}")
-                await asyncio.sleep(0.05)
-                continue
-            content = base64.b64decode(secret["data"]["kubeconfig"])
-            file = self.tenancy.cluster.folder / f"flux-{self.namespace}.kubeconfig"
-            file.touch(mode=0o600)
-            file.write_bytes(content)
-            token = yaml.safe_load(content)["users"][0]["user"]["token"]
-            if token not in self.tokens:
-                self.tokens.append(token)
-            async with self.tenancy.cluster.client(file) as client:
-                for path in (NAMESPACES, api_path("", "v1", "configmaps", namespace=self.tenancy.home)):
-                    try:
-                        await client.get(path)
-                    except KubeError as error:
-                        self.refused.append(f"{path} with token {self.tokens.index(token)}: {error}")
-                    self.asked += 1
+    async def ask(self) -> None:
+        secret = await self.tenancy.get("Secret", self.namespace, f"{ACCOUNT}-kubeconfig")
+        if secret is None:
+            self.refused.append(f"there is no kubeconfig in {self.namespace}")
+            return
+        content = base64.b64decode(secret["data"]["kubeconfig"])
+        file = self.tenancy.cluster.folder / f"flux-{self.namespace}.kubeconfig"
+        file.touch(mode=0o600)
+        file.write_bytes(content)
+        token = yaml.safe_load(content)["users"][0]["user"]["token"]
+        if token not in self.tokens:
+            self.tokens.append(token)
+        async with self.tenancy.cluster.client(file) as client:
+            for path in (NAMESPACES, api_path("", "v1", "configmaps", namespace=self.tenancy.home)):
+                try:
+                    await client.get(path)
+                except KubeError as error:
+                    self.refused.append(f"{path} with token {self.tokens.index(token)}: {error}")
+                self.asked += 1
 
 
 @asynccontextmanager
 async def polling(tenancy: Tenancy, *namespaces: str) -> AsyncIterator[list[Flux]]:
     clients = [Flux(tenancy, namespace) for namespace in namespaces]
-    tasks = [asyncio.create_task(client.run()) for client in clients]
-    try:
+    async with AsyncExitStack() as stack:
+        for client in clients:
+            await stack.enter_async_context(repeating(client.ask, 0.0))
         yield clients
-    finally:
-        for task in tasks:
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            assert isinstance(result, asyncio.CancelledError), result
 
 
 async def run(tenancy: Tenancy, *arguments: str) -> tuple[int, str]:

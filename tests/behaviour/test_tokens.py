@@ -12,6 +12,7 @@ import pytest
 
 from eventcore.errors import UnauthorizedError
 from eventcore.kube import api_path
+from tests.repeating import repeating
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,20 +52,13 @@ async def flux(tenancy: Tenancy, namespace: str) -> AsyncIterator[list[tuple[str
     seen: list[tuple[str, bool]] = []
 
     async def work() -> None:
-        while True:
-            token = await held(tenancy, namespace)
-            for direct in (False, True):
-                good = await accepted(tenancy, token, direct=direct)
-                seen.append((token, good))
-            await asyncio.sleep(0.05)  # a pace, no wait for anything
+        token = await held(tenancy, namespace)
+        for direct in (False, True):
+            good = await accepted(tenancy, token, direct=direct)
+            seen.append((token, good))
 
-    task = asyncio.ensure_future(work())
-    try:
+    async with repeating(work, 0.05):
         yield seen
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled()
 
 
 async def generation(tenancy: Tenancy) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from eventcore.bus import Bus, KvEntry
+from eventcore.clock import now
 from eventcore.errors import (
     BusUnreachableError,
     NoJetStreamError,
@@ -18,7 +19,7 @@ from eventcore.errors import (
     StreamMissingError,
     WrongSequenceError,
 )
-from eventcore.events import AuditRecord, DeadLetter, WorkRequest, decode_body, now
+from eventcore.events import AuditRecord, DeadLetter, WorkRequest, decode_body
 from eventcore.keys import key, lane_consumer, timer_subject, work_subject
 from eventcore.metrics import Metrics
 from eventcore.pulling import Pull, status_of

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from eventcore import consumer, dead_letters, depth, topology
+from eventcore.clock import now
 from eventcore.consumer import Again, Done, Lease, Result, Retry, Run, Terminal, Worker, backoff
 from eventcore.errors import KubeError, LeaseLostError
-from eventcore.events import DeadLetter, WorkRequest, decode_body, now, object_event
+from eventcore.events import DeadLetter, WorkRequest, decode_body, object_event
 from eventcore.keys import Key, ObjectKey, encode, key, lane_consumer, timer_subject
 from eventcore.pulling import Pull, status_of
 from eventcore.reading import Reader

@@ -12,7 +12,8 @@ import pytest
 
 from eventcore import topology
 from eventcore.bus import Bus
-from eventcore.events import Mark, encode_body, now, object_event
+from eventcore.clock import now
+from eventcore.events import Mark, encode_body, object_event
 from eventcore.grants import TenantGrant, encode_grant
 from eventcore.keys import ObjectKey, key, mark_subject
 from eventcore.objects import tombstone

@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from eventcore.events import Mark, now
+from eventcore.clock import now
+from eventcore.events import Mark
 from eventcore.objects import RBAC_KINDS
 from proxycore.across import Crossing, read
 from proxycore.across_list import AcrossList, Room

@@ -15,7 +15,8 @@ import yaml
 
 from eventcore import topology
 from eventcore.bus import Bus
-from eventcore.events import Mark, encode_body, now, object_event
+from eventcore.clock import now
+from eventcore.events import Mark, encode_body, object_event
 from eventcore.grants import CapsuleUserRef, ConfigGrant, Grant, SubjectGrant, TenantGrant, encode_grant
 from eventcore.keys import Key, ObjectKey, mark_subject
 from eventcore.kube import KubeClient, api_path

@@ -16,7 +16,8 @@ import yaml
 
 from eventcore import topology
 from eventcore.bus import Bus
-from eventcore.events import Mark, encode_body, now
+from eventcore.clock import now
+from eventcore.events import Mark, encode_body
 from eventcore.grants import CapsuleUserRef, ConfigGrant, SubjectGrant, TenantGrant, encode_grant
 from eventcore.keys import mark_subject
 from eventcore.kube_auth import KubeAuth

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from eventcore.events import now
+from eventcore.clock import now
 from eventcore.keys import ObjectKey
 from eventcore.objects import Namespace
 from eventcore.views import ObjectRecord

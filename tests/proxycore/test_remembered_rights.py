@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from eventcore.clock import now
 from eventcore.errors import KubeUnreachableError
-from eventcore.events import now
 from eventcore.keys import ObjectKey
 from eventcore.objects import Meta, PartialObject
 from eventcore.views import Change, ObjectRecord

@@ -162,6 +162,7 @@ def test_a_healthy_cluster_is_told_line_by_line() -> None:
         "kinds",
         "configuration",
         "bus",
+        "clocks",
         "watchers",
         "workers",
         "rights",
@@ -236,6 +237,8 @@ CASES: dict[str, tuple[Snapshot, str, str, str]] = {
     "no watcher ever": (bus(ages={}), "error", "watchers", "tether watch"),
     "watchers that stopped": (bus(ages=dict.fromkeys(KINDS, 999.0)), "error", "watchers", "999 s"),
     "no worker": (bus(idle=("token",)), "error", "workers", "tether work token"),
+    "a clock that is behind": (healthy(skew=-61.0), "warning", "clocks", "61 s behind that of the API server"),
+    "a clock of NATS that is ahead": (bus(skew=9.0), "warning", "clocks", "9 s ahead of that of the API server"),
     "dead letters": (bus(dead_letters=2), "warning", "workers", "tether status"),
     "an account of ours missing": (
         healthy(absent=("ServiceAccount/capsule-system/tether-worker",)),

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventcore.events import MARK, Mark, decode_body, now, object_event
+from eventcore.clock import now
+from eventcore.events import MARK, Mark, decode_body, object_event
 from eventcore.keys import ObjectKey
 from watchers.marks import Freshness, version_to_claim
 

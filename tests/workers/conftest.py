@@ -27,6 +27,7 @@ from eventcore.logs import get
 from eventcore.process import Role
 from eventcore.settings import Settings
 from eventcore.waiting import end
+from tests.repeating import repeating
 from tether.devcluster.api import ApiOptions, EmbeddedApi
 from tether.devcluster.nats import NatsServer
 from tether.devcluster.pki import ClusterPki
@@ -202,21 +203,14 @@ class Line:
         seen = Reading()
 
         async def read() -> None:
-            while True:
-                token = await self.token(namespace)
-                if await self.accepts(token):
-                    seen.good.append(token)
-                else:
-                    seen.refused += 1
-                await asyncio.sleep(0.01)  # a pace, no wait for anything
+            token = await self.token(namespace)
+            if await self.accepts(token):
+                seen.good.append(token)
+            else:
+                seen.refused += 1
 
-        task = asyncio.ensure_future(read())
-        try:
+        async with repeating(read, 0.01):
             yield seen
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            assert task.cancelled()
 
     async def until(self, check: Callable[[], Awaitable[object]], what: str) -> None:
         """Wait until a check holds; it is made again after every change in the cluster, of a grant or in AUDIT."""

@@ -44,9 +44,10 @@ async def test_a_token_is_rotated_in_time_and_the_one_before_it_dies_after_the_o
 
 async def test_ten_rotations_in_a_row_refuse_nobody_who_reads_again_and_whoever_does_not(line: Line) -> None:
     # given the example runs with tokens that are rotated every second, and a client in the tenant's namespace
-    async with line.everything(token_ttl=600.0, token_rotate_after=1.0, token_overlap=6.0):
+    async with line.everything():
         await line.settle()
         first = await line.token(HOME)
+    async with line.everything(token_ttl=600.0, token_rotate_after=1.0, token_overlap=6.0):
         async with line.reading("oil-production") as seen:
             # when ten of them were in use
             async def ten() -> bool:

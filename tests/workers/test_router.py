@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventcore import topology
-from eventcore.events import Mark, WorkRequest, decode_body, encode_body, now, object_event
+from eventcore.clock import now
+from eventcore.events import Mark, WorkRequest, decode_body, encode_body, object_event
 from eventcore.grants import TenantGrant, encode_grant
 from eventcore.keys import ObjectKey, key, mark_subject, parse_work_subject, work_subject
 from eventcore.objects import tombstone

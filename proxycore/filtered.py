@@ -71,13 +71,17 @@ class FilteredKinds:
         """
         query = decision.query
         kind = decision.kind
-        if kind.by_node or kind.discovered or query.initial_events is not None or fields_of(query) is None:
+        if kind.by_node or kind.discovered or query.initial_events is False or fields_of(query) is None:
             return None
         shared = self._shared.of(kind.path)
         if not await shared.loaded(START_SECONDS):
             return None
         version = query.resource_version
-        return shared if version in {"", "0"} or int(version) >= shared.floor else None
+        if version in {"", "0"}:
+            return shared
+        # From its version on, or what there is at that version or later.
+        good = shared.version >= int(version) if query.initial_events else int(version) >= shared.floor
+        return shared if good else None
 
     async def answer(self, decision: Filtered, accept: str) -> bytes | None:
         """Return a list or an object, in JSON or protobuf; None: not the caller's, so RBAC answers. RefusedError."""

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from proxycore.documents import META_VERSION
-from proxycore.representations import render_error
+from proxycore.representations import INITIAL_EVENTS_END, render_error
 from proxycore.rules import scope_of
 from proxycore.selectors import matches, parse_fields
 from proxycore.statuses import RefusedError, expired
 from proxycore.watching import BOOKMARK_INTERVAL, LEAST_TIMEOUT, LOOK_INTERVAL, SETTLE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from proxycore.feed import NamespaceFeed
     from proxycore.identities import Grants, Identity
-    from proxycore.kind_memory import KindMemory, Record
+    from proxycore.kind_memory import KindMemory, Record, Subscription
     from proxycore.listquery import ListQuery
     from proxycore.policy import Filtered
     from proxycore.representations import Form
@@ -123,7 +123,7 @@ class SharedWatch:
         limit = self._decision.query.timeout or LEAST_TIMEOUT * random.uniform(1, 2)  # noqa: S311 - spreads clients
         next_bookmark = begun + self._bookmark_interval
         try:
-            await self._begin()
+            await self._begin(subscription)
             while (left := begun + limit - time.monotonic()) > 0 and not stopping.is_set():
                 if not self._kind.fresh or not self._good():
                     return
@@ -147,12 +147,17 @@ class SharedWatch:
             self._kind.unsubscribe(subscription)
             self._feed.unsubscribe(grants)
 
-    async def _begin(self) -> None:
+    async def _begin(self, subscription: Subscription) -> None:
         """Send what is there, or learn what the client knows already; RefusedError when it must list again."""
         kind, query = self._kind, self._decision.query
-        if query.resource_version in {"", "0"}:
-            for name in sorted(kind.records):
-                await self._look(name)
+        if query.resource_version in {"", "0"} or query.initial_events:
+            names: Iterable[str] = kind.records
+            while names:  # also what changed while they were written, so that the bookmark is true
+                for name in sorted(names):
+                    await self._look(name)
+                names = subscription.take()
+            if query.initial_events and query.bookmarks:
+                await self._mark(initial_events_end=True)
             return
         if not await self._feed.settled(SETTLE_SECONDS):
             raise RefusedError(expired(query.resource_version, self._feed.version()))
@@ -213,11 +218,15 @@ class SharedWatch:
         await self._send("DELETED", body, version)
 
     async def _bookmark(self) -> None:
+        if self._decision.query.bookmarks and self._kind.version > self._told and not self._from:
+            await self._mark()
+
+    async def _mark(self, *, initial_events_end: bool = False) -> None:
         version = self._kind.version
-        if not self._decision.query.bookmarks or version <= self._told or self._from:
-            return
-        meta = {"metadata": {"resourceVersion": str(version), "creationTimestamp": None}}
-        empty = msgspec.json.encode(meta)
+        meta: dict[str, Any] = {"resourceVersion": str(version), "creationTimestamp": None}
+        if initial_events_end:
+            meta["annotations"] = {INITIAL_EVENTS_END: "true"}
+        empty = msgspec.json.encode({"metadata": meta})
         found: dict[str, Any] = msgspec.json.decode(self._kind.head + empty[1:])
         if self._form == "metadata":
             found |= {"kind": "PartialObjectMetadata", "apiVersion": META_VERSION}

@@ -130,6 +130,35 @@ async def test_a_watch_before_memory_and_a_table_are_the_api_servers_own(kinds: 
         assert (type_, table["kind"], table["rows"][0]["cells"][0]) == ("ADDED", "Table", "two")
 
 
+async def test_a_client_that_lists_by_watching_costs_no_watch_upstream(kinds: World) -> None:
+    owner = await watchers(kinds)
+    version = (await owner.get(f"{STORAGE}?resourceVersion=0")).version
+    lists = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    for since in ("", "&resourceVersion=0", f"&resourceVersion={version}"):
+        async with watching(owner, f"{STORAGE}?{lists}{since}") as events:
+            # what is the caller's comes first, then the bookmark that says so, then what happens
+            type_, first = await events.event()
+            assert (type_, first["metadata"]["name"]) == ("ADDED", "one")
+            type_, mark = await events.event()
+            assert (type_, mark["kind"]) == ("BOOKMARK", "StorageClass")
+            assert mark["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+            assert int(mark["metadata"]["resourceVersion"]) >= int(first["metadata"]["resourceVersion"])
+            await put(kinds, STORAGE, "new", {"for": "oil"}, provisioner="x")
+            assert await events.named() == ("ADDED", "new")
+            await kinds.admin.delete(f"{STORAGE}/new")
+            assert await events.named() == ("DELETED", "new")
+    assert watches(kinds) == 1
+
+
+async def test_initial_events_without_bookmarks_are_events_alone(kinds: World) -> None:
+    owner = await watchers(kinds)
+    lists = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
+    async with watching(owner, f"{STORAGE}?{lists}") as events:
+        assert (await events.event())[0] == "ADDED"
+        await put(kinds, STORAGE, "new", {"for": "oil"}, provisioner="x")
+        assert (await events.event())[0] == "ADDED"
+
+
 async def test_a_watch_of_tenants_is_from_memory_too(kinds: World) -> None:
     owner = await owner_of(kinds)
     async with watching(owner, f"{TENANTS}?watch=true") as events:

@@ -44,8 +44,9 @@ fuzz: setup ## feed the proxy's parsers, guided by coverage, FUZZ_SECONDS (20) e
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	@$(BIN)/python -m tests.fuzz.run
 
-bench-proxy: setup ## measure the proxy with wrk; the last line is JSON
-	@$(BIN)/python -m bench.proxy
+bench-proxy: setup ## measure the proxy with wrk, also before a real kube-apiserver; the last line is JSON
+	@PYTHONPATH=tests $(BIN)/python -m controlplane build
+	@$(BIN)/python -m bench.proxy --cluster
 
 check: setup ## format, lint, types and import rules
 	$(BIN)/ruff format --check .

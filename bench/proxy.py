@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
+from bench.proxy_cluster import Cluster, cluster
 from bench.proxy_stage import Stage, counting_stub, fast_stub, stage
 from bench.proxy_stub import CLUSTER, CONFIGMAPS, NODES, OBJECT, has_nginx
 from bench.proxy_watches import COUNT, watch_many
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 NAMESPACES: Final = "/api/v1/namespaces"
 FROM_MEMORY: Final = f"{NAMESPACES}?resourceVersion=0"
 TABLE: Final = "Accept: application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+PODS: Final = "/api/v1/pods"
 CLOSE: Final = "Connection: close"
 TENANTS: Final = (1, 10, 1000)
 """Namespaces of the tenant that is measured."""
@@ -145,6 +148,34 @@ async def watches(bench: Bench, where: Stage, ask: Connection) -> None:
     bench.say(f"watches at the API server, for 2 x {COUNT:,} and the lists", opened, 1.0, least=False)
 
 
+async def beside(bench: Bench, where: Cluster) -> None:
+    """Measure the proxies and the API server itself in turn; what a tenant may not list there, an admin does."""
+    body = msgspec.json.encode({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"generateName": "x-"}}).decode()
+    asked, other = Load(target=OBJECT, token=where.tenant), Load(target=OBJECT, token=where.admin)
+    own = f"{NAMESPACES}?labelSelector=capsule.clastix.io%2Ftenant%3Doil"
+    loads = {
+        "get one object": (asked, asked),
+        "get one object, a new connection each": (replace(asked, headers=(CLOSE,)),) * 2,
+        "create a ConfigMap, dry run": (replace(asked, target=f"{CONFIGMAPS}?dryRun=All", body=body),) * 2,
+        "list the tenant's namespaces, JSON": (replace(other, target=own), replace(asked, target=NAMESPACES)),
+        "list the tenant's namespaces, Table": (
+            replace(other, target=own, headers=(TABLE,)),
+            replace(asked, target=NAMESPACES, headers=(TABLE,)),
+        ),
+        "list the pods of all namespaces (-A)": (replace(other, target=PODS), replace(asked, target=PODS)),
+    }
+    (_, direct), *proxies = where.urls.items()
+    for name, (plain, filtered) in loads.items():
+        for clients in (1, MAIN, 256):
+            rates: dict[str, list[float]] = {name: [] for name in where.urls}
+            for _ in range(bench.rounds):
+                rates["API server"].append((await wrk(direct, replace(plain, clients=clients), bench.seconds)).rate)
+                for proxy, url in proxies:
+                    rates[proxy].append((await wrk(url, replace(filtered, clients=clients), bench.seconds)).rate)
+            for server, found in rates.items():
+                bench.say(f"{name}, {clients} clients, {server} (req/s)", statistics.median(found))
+
+
 async def _counts(ask: Connection) -> tuple[int, int]:
     requests, reviews, _ = await _ask(ask)
     return requests, reviews
@@ -161,6 +192,7 @@ async def main() -> int:
     parser = argparse.ArgumentParser(prog="bench-proxy", description=__doc__)
     parser.add_argument("--seconds", type=int, default=3, help="of one run of wrk")
     parser.add_argument("--rounds", type=int, default=3, help="runs, of which the median counts")
+    parser.add_argument("--cluster", action="store_true", help="measure before a real kube-apiserver too")
     options = parser.parse_args()
     logs.configure("error", "json", "bench")
     if shutil.which("wrk") is None:
@@ -177,6 +209,10 @@ async def main() -> int:
         async with counting_stub(Path(folder)) as (url, ask), stage(Path(folder), url) as where:
             await calls(bench, where, ask)
             await watches(bench, where, ask)
+    if options.cluster:
+        with tempfile.TemporaryDirectory() as folder:
+            async with cluster(Path(folder)) as real:
+                await beside(bench, real)
     sys.stdout.write(msgspec.json.encode(bench.results).decode() + "\n")
     return 0
 

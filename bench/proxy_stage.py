@@ -60,7 +60,7 @@ class Stage:
         names = tuple(sorted(f"oil-{number}" for number in range(count)))
         terms = (SelectorTerm(key="pool", operator="In", values=("oil",)),)
         choices = {"Nodes": Choice(selectors=(terms,))}
-        may = {"oil": {"Nodes": ("List",)}}
+        may: dict[str, dict[str, tuple[str, ...]]] = {"oil": {"Nodes": ("List",)}}
         for grant in (
             ConfigGrant(users=(CapsuleUserRef(kind="Group", name="system:serviceaccounts:oil-system"),)),
             SubjectGrant(subject_kind="ServiceAccount", name=USER, tenants=("oil",), operations=may),

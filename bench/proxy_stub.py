@@ -94,6 +94,14 @@ http {{
 """
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 def has_nginx() -> bool:
     """Tell whether nginx can be run."""
     return shutil.which("nginx", path=_PATH) is not None
@@ -105,9 +113,7 @@ _PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 @asynccontextmanager
 async def nginx(folder: Path) -> AsyncIterator[str]:
     """Run nginx with tls.crt and tls.key of the folder; yields its URL."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     for name in ("object", "one", "ten"):
         (folder / name).write_bytes(BODIES[name])
     (folder / "all").write_bytes(_listed("NamespaceList", [namespace(number) for number in range(CLUSTER)]))

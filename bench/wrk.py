@@ -24,6 +24,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     clients: int = 32
     headers: tuple[str, ...] = ()
     body: str = ""
+    token: str = TOKEN
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -35,7 +36,7 @@ class Run(msgspec.Struct, frozen=True):
 
 async def wrk(url: str, load: Load, seconds: int) -> Run:
     """Load a server; RuntimeError when an answer was no success."""
-    arguments = ["-t1", f"-c{load.clients}", f"-d{seconds}s", "--latency", "-H", f"Authorization: Bearer {TOKEN}"]
+    arguments = ["-t1", f"-c{load.clients}", f"-d{seconds}s", "--latency", "-H", f"Authorization: Bearer {load.token}"]
     for header in load.headers:
         arguments += ["-H", header]
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:

@@ -16,6 +16,7 @@ from eventcore.topology import AUDIT, DLQ, WORK, consumers_of
 from eventcore.waiting import end
 from tether.status_model import Queues, Status, assemble, of_tenant
 from tether.status_read import peek, read_all
+from watchers.kinds import rows
 from workers.relations import Relations
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Looker:
 
     def __init__(self, bus: Bus, settings: Settings) -> None:
         self._bus = bus
+        self._watched = {row.kind for row in rows(settings)}
         self._objects, self._access = Reader.objects(bus), Reader.access(bus)
         self._relations = Relations(
             settings.capsule_configuration_name, selector=settings.kubeconfig_namespace_selector
@@ -66,7 +68,8 @@ class Looker:
             queues = await self._queues()
         except (nats.errors.Error, TimeoutError) as error:
             raise BusError(f"the bus cannot be read: {str(error) or type(error).__name__}") from error
-        whole = assemble(self._objects.view, self._relations, self._access.view.all(), queues, now())
+        objects, grants = self._objects.view, self._access.view.all()
+        whole = assemble(objects, self._relations, grants, queues, now(), watched=self._watched)
         if not tenant:
             return whole
         found = of_tenant(whole, tenant)

@@ -22,12 +22,14 @@ from workers.ownership import Account, is_enabled
 from workers.routing import account_grant_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from eventcore.grants import Grant
     from eventcore.views import ObjectsView
     from workers.relations import Relations
 
+STALE: Final = 30.0
+"""Seconds after which a kind is not fresh: as --max-view-age of the proxy."""
 FAILURES: Final = 20
 """Failures that are kept, the newest first."""
 _SCHEDULE: Final = "Nats-Schedule"
@@ -124,14 +126,20 @@ class Queues(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def assemble(
-    view: ObjectsView, relations: Relations, grants: Iterable[Grant], queues: Queues, time: datetime
+    view: ObjectsView,
+    relations: Relations,
+    grants: Iterable[Grant],
+    queues: Queues,
+    time: datetime,
+    *,
+    watched: Container[str] = (),
 ) -> Status:
-    """Put the whole together."""
+    """Put the whole together. Of kinds that are not ``watched`` by these settings only what is fresh is shown."""
     granted = {grant.key(): grant for grant in grants}
     waiting = sorted(filter(None, map(waiting_of, queues.work)), key=lambda one: (one.due or time, one.since))
     return Status(
         time=time,
-        kinds=tuple(_kinds(view, time)),
+        kinds=tuple(_kinds(view, time, watched)),
         workers=tuple(_workers(waiting, queues)),
         tenants=tuple(_tenants(relations, granted)),
         accounts=tuple(_accounts(view, relations, granted)),
@@ -190,9 +198,11 @@ def waiting_of(message: BusMessage) -> Waiting | None:
     )
 
 
-def _kinds(view: ObjectsView, time: datetime) -> Iterable[KindAge]:
+def _kinds(view: ObjectsView, time: datetime, watched: Container[str]) -> Iterable[KindAge]:
     for kind in sorted(view.marks()):
-        yield KindAge(kind=kind, age=round(view.age(kind, time), 1), objects=sum(1 for _ in view.all(kind)))
+        age = view.age(kind, time)
+        if kind in watched or age <= STALE:
+            yield KindAge(kind=kind, age=round(age, 1), objects=sum(1 for _ in view.all(kind)))
 
 
 def _workers(waiting: list[Waiting], queues: Queues) -> Iterable[Lane]:

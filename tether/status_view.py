@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eventcore.settings import format_duration
+from tether.status_model import STALE
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from tether.status_model import AccountStatus, Lane, Status, Waiting
 
-STALE: Final = 30.0
-"""Seconds after which a kind is not fresh: as --max-view-age of the proxy."""
 WAITING: Final = 15
 """Requests that are shown."""
 _SHOWN: Final = 3

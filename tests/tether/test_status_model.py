@@ -91,12 +91,12 @@ def body_of(body: AuditRecord | DeadLetter) -> BusMessage:
     return BusMessage(subject="s", sequence=1, time=NOW, headers={}, data=encode_body(body))
 
 
-def whole(stage: Stage, **queues: Any) -> Status:
+def whole(stage: Stage, *, watched: tuple[str, ...] = (), **queues: Any) -> Status:
     grants: list[Grant] = [
         TenantGrant(name="oil", uid="oil", namespaces=("oil-a", "oil-b")),
         AccountGrant(namespace=OIL.namespace, name=OIL.name, uid="a"),
     ]
-    return assemble(stage.view, stage.relations, grants, Queues(**queues), NOW)
+    return assemble(stage.view, stage.relations, grants, Queues(**queues), NOW, watched=watched)
 
 
 def two_tenants() -> Stage:
@@ -163,10 +163,16 @@ def test_freshness_is_the_age_of_the_mark() -> None:
     stage = two_tenants()
     stage.mark("Namespace", 2.0)
     stage.mark("Secret", 100.0)
-    assert {kind.kind: (kind.age, kind.objects) for kind in whole(stage).kinds} == {
-        "Namespace": (2.0, 4),
-        "Secret": (100.0, 6),
-    }
+    found = whole(stage, watched=("Namespace", "Secret")).kinds
+    assert {kind.kind: (kind.age, kind.objects) for kind in found} == {"Namespace": (2.0, 4), "Secret": (100.0, 6)}
+
+
+def test_a_kind_that_is_switched_off_is_not_called_stale() -> None:
+    stage = two_tenants()
+    stage.mark("Namespace", 100.0)
+    stage.mark("AnyRole", 100.0)
+    stage.mark("AnyRoleBinding", 2.0)  # the watchers have another setting than this command line
+    assert [kind.kind for kind in whole(stage, watched=("Namespace",)).kinds] == ["AnyRoleBinding", "Namespace"]
 
 
 def test_requests_wait_for_their_turn_or_for_their_time() -> None:
@@ -235,7 +241,7 @@ def test_the_tables_say_all_of_it() -> None:
     retry = WorkRequest(reason="retry", attempt=2)
     messages = (work(timer_subject("token", OIL.key()), retry, at=NOW + timedelta(seconds=90)),)
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(render(whole(stage, work=messages, audit=(body_of(refused),))))
+    console.print(render(whole(stage, watched=("Namespace",), work=messages, audit=(body_of(refused),))))
     text = console.export_text()
     for words in ("1h6m ago", "nobody runs it", "2 of 3; not in oil-b", "in 5h", "retry after 2 failures", "in 1m30s"):
         assert words in text, text

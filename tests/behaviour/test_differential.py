@@ -5,6 +5,7 @@ The seed of a run is printed when it fails; ``TETHER_DIFFERENTIAL_SEED`` draws t
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import re
@@ -16,8 +17,9 @@ import msgspec
 import pytest
 
 from eventcore.kube import KubeClient, api_path
-from tests.behaviour.conftest import Cluster, Object, Tenancy, path
+from tests.behaviour.conftest import Cluster, Object, Tenancy, may, path
 from tests.kubeapi import Client, Reply
+from tether import manifests
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(180)]
 
@@ -33,28 +35,48 @@ KINDS = {
     "PriorityClasses": ("scheduling.k8s.io", "v1", "priorityclasses"),
     "IngressClasses": ("networking.k8s.io", "v1", "ingressclasses"),
     "RuntimeClasses": ("node.k8s.io", "v1", "runtimeclasses"),
+    "GatewayClasses": ("gateway.networking.k8s.io", "v1", "gatewayclasses"),
+    "DeviceClasses": ("resource.k8s.io", "v1", "deviceclasses"),
     "PersistentVolumes": ("", "v1", "persistentvolumes"),
+    "ClusterRoles": ("rbac.authorization.k8s.io", "v1", "clusterroles"),
 }
 CLASSES: dict[str, Object] = {
     "StorageClasses": {"provisioner": "none.example"},
     "PriorityClasses": {"value": 1},
     "IngressClasses": {"spec": {"controller": "none.example/c"}},
     "RuntimeClasses": {"handler": "none"},
+    "GatewayClasses": {"spec": {"controllerName": "none.example/c"}},
+    "DeviceClasses": {"spec": {}},
 }
+OPTIONAL = {"GatewayClasses": "GatewayClass", "DeviceClasses": "DeviceClass"}
+"""What not every cluster serves, with the kind that its definition names."""
+ALLOWED = {"IngressClasses": "ingressOptions", "GatewayClasses": "gatewayOptions"}
+"""Classes that a Tenant allows one level deeper."""
 SETTINGS = ("Nodes", *CLASSES, "PersistentVolumes")
 """What ``proxySettings`` can name."""
+RULED = (*SETTINGS, "ClusterRoles")
+"""What ``clusterResources`` name here; ClusterRoles are seen by nothing else."""
+PERMITTED = "capsule-tether.io/cluster-resources"
+PROXY_API = ("capsule.clastix.io", "v1beta1")
 
 
 class World:
-    """One drawn cluster: three accounts, three tenants, and objects of every kind, all with names of this world."""
+    """One drawn cluster: three accounts, three tenants, and objects of every kind, all with names of this world.
 
-    def __init__(self, draw: random.Random, tenancies: list[Tenancy]) -> None:
+    ``ruled``: whether proxy and workers have the gate by which clusterResources count.
+    """
+
+    def __init__(self, draw: random.Random, tenancies: list[Tenancy], *, ruled: bool) -> None:
         self.draw = draw
+        self.ruled = ruled
         self.homes = tenancies
         self.prefix = f"d{secrets.token_hex(3)}"
         self.tenants: dict[str, Object] = {f"{self.prefix}-t{number}": {} for number in range(3)}
         self.spaces = {name: [f"{name}-{number}" for number in range(draw.randint(1, 2))] for name in self.tenants}
-        self.objects: dict[str, dict[str, Object]] = {kind: dict(self._objects(kind)) for kind in SETTINGS}
+        self.objects: dict[str, dict[str, Object]] = {kind: dict(self._objects(kind)) for kind in RULED}
+        self.permits: set[str] = set()
+        self.everywhere: list[Object] = []
+        self.inside: dict[str, Object] = {}
         self.write()
 
     def write(self) -> None:
@@ -76,8 +98,38 @@ class World:
             spec["storageClasses"] = self._choice("StorageClasses")
             spec["priorityClasses"] = self._choice("PriorityClasses")
             spec["runtimeClasses"] = self._choice("RuntimeClasses")
-            spec["ingressOptions"] = {"allowedClasses": self._choice("IngressClasses")}
+            spec["deviceClasses"] = self._choice("DeviceClasses")
+            for kind, field in ALLOWED.items():
+                spec[field] = {"allowedClasses": self._choice(kind)}
             self.tenants[name] = spec
+        self.permits = set(self.draw.sample(sorted(self.tenants), self.draw.randint(0, 3)))
+        # Rules for all of the cluster, and for each tenant one ProxySetting in its first namespace.
+        self.everywhere = [self._subject() | {"clusterResources": self._resources()} for _ in range(2)]
+        self.inside = {
+            name: self._subject() | {"proxySettings": self._settings(), "clusterResources": self._resources()}
+            for name in self.draw.sample(sorted(self.tenants), self.draw.randint(0, 3))
+        }
+
+    def _subject(self) -> Object:
+        who = self.draw.choice(self.homes)
+        return self.draw.choice(
+            [
+                {"kind": "ServiceAccount", "name": who.user},
+                {"kind": "Group", "name": f"system:serviceaccounts:{who.home}"},
+                {"kind": "User", "name": f"{self.prefix}-dana"},
+            ]
+        )
+
+    def _resources(self) -> list[Object]:
+        found: list[Object] = []
+        for kind in self.draw.sample(RULED, self.draw.randint(0, 3)):
+            group, version, plural = KINDS[kind]
+            groups = self.draw.choice([[group], [f"{group}/{version}"], [group, "none.example"]] if group else [[""]])
+            labels = self.draw.choice([{"pool": "a"}, {"pool": "b", "tier": "gold"}, {"pool": "c"}])
+            one: Object = {"apiGroups": groups, "resources": [plural], "selector": {"matchLabels": labels}}
+            operations = self.draw.choice([None, ["List"], ["Get"], ["Get", "List"]])
+            found.append(one | ({"operations": operations} if operations else {}))
+        return found
 
     def _settings(self) -> list[Object]:
         kinds = self.draw.sample(SETTINGS, self.draw.randint(0, 4))
@@ -122,12 +174,41 @@ class World:
             return
         mine = {("ServiceAccount", who.user), ("Group", f"system:serviceaccounts:{who.home}")}
         for name, spec in self.tenants.items():
-            found = [owner for owner in spec["owners"] if (owner["kind"], owner["name"]) in mine]
+            subjects = [*spec["owners"], *filter(None, [self.inside.get(name)])]
+            found = [owner for owner in subjects if (owner["kind"], owner["name"]) in mine]
             if found:
                 yield name, [setting for owner in found for setting in owner["proxySettings"]]
 
     def sees(self, who: Tenancy | None, kind: str) -> set[str] | None:
         """Return the names of this world that an account sees of a kind; None where nothing of the kind is its."""
+        found, shown = self._uses_of(who, kind), self._shown(who, kind, "List")
+        return found if shown is None else shown | (found or set())
+
+    def gets(self, who: Tenancy | None, kind: str) -> set[str]:
+        """Return the names of this world that an account gets when it names them."""
+        return (self.sees(who, kind) or set()) | (self._shown(who, kind, "Get") or set())
+
+    def _shown(self, who: Tenancy | None, kind: str, operation: str) -> set[str] | None:
+        """Return what clusterResources show to an account; None where none speaks of it and the kind."""
+        if who is None or not self.ruled:
+            return None
+        mine = {("ServiceAccount", who.user), ("Group", f"system:serviceaccounts:{who.home}")}
+        subjects = [*self.everywhere, *(one for name, one in self.inside.items() if name in self.permits)]
+        rules = [
+            rule["selector"]["matchLabels"]
+            for subject in subjects
+            if (subject["kind"], subject["name"]) in mine
+            for rule in subject["clusterResources"]
+            # List means Get too
+            if KINDS[kind][2] in rule["resources"] and {operation, "List"} & {*rule.get("operations", ("List", "Get"))}
+        ]
+        if not rules:
+            return None
+        objects = self.objects.get(kind, {}).items()
+        return {n for n, body in objects if any(r.items() <= body["metadata"]["labels"].items() for r in rules)}
+
+    def _uses_of(self, who: Tenancy | None, kind: str) -> set[str] | None:
+        """Return what an account sees through the tenants that it owns."""
         owned = dict(self.owned(who))
         if not owned:
             return None
@@ -153,7 +234,7 @@ class World:
             claim = body["spec"].get("claimRef")
             return claim["namespace"] in self.spaces[tenant] if claim else labels.get(LABEL) == tenant
         field = kind[0].lower() + kind[1:]
-        choice = spec["ingressOptions"]["allowedClasses"] if kind == "IngressClasses" else spec[field]
+        choice = spec[ALLOWED[kind]]["allowedClasses"] if kind in ALLOWED else spec[field]
         choice = choice or {}
         by_pattern = "allowedRegex" in choice and re.search(choice["allowedRegex"], name) is not None
         by_labels = "matchLabels" in choice and choice["matchLabels"].items() <= labels.items()
@@ -168,16 +249,33 @@ class World:
 
     async def apply(self, admin: KubeClient) -> None:
         for name, spec in self.tenants.items():
-            given = {field: value for field, value in spec.items() if value is not None}
-            if spec["ingressOptions"]["allowedClasses"] is None:
-                del given["ingressOptions"]
+            empty = (None, {"allowedClasses": None})
+            given = {field: value for field, value in spec.items() if value not in empty}
             body = {
                 "apiVersion": "capsule.clastix.io/v1beta2",
                 "kind": "Tenant",
-                "metadata": {"name": name},
+                "metadata": {"name": name, "annotations": {PERMITTED: "true"} if name in self.permits else {}},
                 "spec": given,
             }
             await admin.apply(path("Tenant", "", name), body, manager="person", force=True)
+
+    async def apply_rules(self, admin: KubeClient) -> None:
+        """Make what subjects outside of the Tenants are given, and take back what the administrator gave before."""
+        rules = [{"subjects": [_bare(one)], "clusterResources": one["clusterResources"]} for one in self.everywhere]
+        rules = [rule for rule in rules if rule["clusterResources"]]
+        await self._put(admin, "GlobalProxySettings", "", self.prefix, {"rules": rules} if rules else None)
+        for name, spaces in self.spaces.items():
+            one = self.inside.get(name)
+            await self._put(admin, "ProxySetting", spaces[0], "drawn", {"subjects": [one]} if one else None)
+
+    async def _put(self, admin: KubeClient, kind: str, namespace: str, name: str, spec: Object | None) -> None:
+        plural = kind.lower().removesuffix("s") + "s"
+        target = api_path(*PROXY_API, plural, namespace=namespace, name=name)
+        if spec is None:
+            await admin.delete(target)
+            return
+        body = {"apiVersion": "/".join(PROXY_API), "kind": kind, "metadata": {"name": name}, "spec": spec}
+        await admin.apply(target, body, manager="person", force=True)
 
     async def make(self, admin: KubeClient) -> None:
         """Make everything; the namespaces are made by the account that always owns their tenant."""
@@ -200,6 +298,10 @@ class World:
         return found
 
 
+def _bare(subject: Object) -> Object:
+    return {field: subject[field] for field in ("kind", "name")}
+
+
 class Asker:
     """Asks everything as one account and holds each answer against the model."""
 
@@ -214,7 +316,14 @@ class Asker:
         # As the world is now: what may stand in no answer to this account.
         foreign = {kind: objects.keys() - (world.sees(who, kind) or set()) for kind, objects in secret.items()}
         self.hidden = {one for kind, names in foreign.items() for name in names for one in secret[kind][name]}
-        self.unnamed = foreign["Namespaces"] | foreign["Tenants"]
+        self.named = {one for kind in secret for name in world.gets(who, kind) for one in secret[kind][name]}
+        self.unnamed = (foreign["Namespaces"] | foreign["Tenants"]) - self._claims()
+
+    def _claims(self) -> set[str]:
+        """Return the namespaces that volumes name which the account may read, by a rule perhaps."""
+        volumes = self.world.objects["PersistentVolumes"]
+        specs = [volumes[name]["spec"] for name in self.world.gets(self.who, "PersistentVolumes")]
+        return {spec["claimRef"]["namespace"] for spec in specs if "claimRef" in spec}
 
     async def settled(self, until: Any) -> None:
         """Return once the grants have come as far as the administrator."""
@@ -230,11 +339,18 @@ class Asker:
             raise AssertionError(f"{error}: {self.who and self.who.user} {differs}, {self.world.tenants}") from None
 
     async def _differences(self) -> AsyncIterator[Object]:
-        """Yield each kind whose list is not as the model has it."""
+        """Yield each kind whose list is not as the model has it, and each object that only a rule on Get may show."""
         for kind in KINDS:
             wanted, seen = self.world.sees(self.who, kind), await self._listed(kind)
             if seen != wanted:
                 yield {"list": kind, "seen": seen, "wanted": wanted}
+        for kind in RULED if self.world.ruled else ():
+            mine = self.world.gets(self.who, kind)
+            for name in self.secret[kind]:
+                if (status := (await self.client.get(api_path(*KINDS[kind], name=name))).status) != (
+                    200 if name in mine else 403
+                ):
+                    yield {"get": f"{kind} {name}", "status": status}
 
     async def ask(self) -> int:
         """Ask everything; return how many answers were compared."""
@@ -243,7 +359,7 @@ class Asker:
             wanted = self.world.sees(self.who, kind)
             asked += await self._ask_lists(kind, wanted)
             for name in self.secret[kind]:
-                await self._ask_one(api_path(*where, name=name), name, mine=name in (wanted or ()))
+                await self._ask_one(api_path(*where, name=name), name, mine=name in self.world.gets(self.who, kind))
                 asked += 1
         return asked
 
@@ -313,7 +429,7 @@ class Asker:
 
         ``but`` is the name that the question named. A class is named in the Tenant of who may not see it yet.
         """
-        for secret in self.hidden:
+        for secret in self.hidden - (self.named if but else set()):
             assert secret not in text, (secret, text)
         for name in self.unnamed - {but}:
             assert name not in text or re.search(rf"\b{re.escape(name)}(?![-\w])", text) is None, (name, text)
@@ -325,11 +441,32 @@ def seed() -> int:
     return int(os.environ.get("TETHER_DIFFERENTIAL_SEED") or secrets.randbelow(2**32))
 
 
+@pytest.fixture(scope="module")
+def ruled(cluster: Cluster) -> Iterator[None]:
+    """Run workers and proxies with the gate of clusterResources, for the test that asks for it."""
+    asyncio.run(cluster.restart("worker", "proxy", TETHER_PROXY_CLUSTER_SCOPED="true"))
+    yield
+    asyncio.run(cluster.restart("worker", "proxy"))
+
+
 async def test_everybody_sees_exactly_what_the_administrator_wrote(
     cluster: Cluster, admin: KubeClient, seed: int, until: Any
 ) -> None:
+    await _hold(cluster, admin, seed, until, ruled=False)
+
+
+@pytest.mark.slow
+async def test_everybody_sees_what_cluster_resources_show_too_where_the_gate_is_open(
+    cluster: Cluster, admin: KubeClient, seed: int, until: Any, ruled: None
+) -> None:
+    await _hold(cluster, admin, seed, until, ruled=True)
+
+
+async def _hold(cluster: Cluster, admin: KubeClient, seed: int, until: Any, *, ruled: bool) -> None:
     print(f"TETHER_DIFFERENTIAL_SEED={seed}")  # noqa: T201 -- pytest shows it when the test fails
-    world = World(random.Random(seed), [Tenancy(cluster, admin) for _ in range(3)])  # noqa: S311 -- a draw, no secret
+    draw = random.Random(seed)  # noqa: S311 -- a draw, no secret
+    world = World(draw, [Tenancy(cluster, admin) for _ in range(3)], ruled=ruled)
+    await _serve(admin)
     await world.make(admin)
     stranger = Tenancy(cluster, admin)
     await stranger.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": stranger.home}})
@@ -342,6 +479,7 @@ async def test_everybody_sees_exactly_what_the_administrator_wrote(
             if number:  # the administrator writes other settings into the same tenants
                 world.write()
                 await world.apply(admin)
+            await world.apply_rules(admin)
             for who in (*world.homes, None):
                 token = await _token(who or stranger)
                 async with cluster.wire(token) as client, cluster.wire(token, direct=True) as direct:
@@ -349,8 +487,38 @@ async def test_everybody_sees_exactly_what_the_administrator_wrote(
                     await asker.settled(until)
                     assert await asker.ask() > len(KINDS)
     finally:
+        await admin.delete(api_path(*PROXY_API, "globalproxysettings", name=world.prefix))
         for collection, body in world.bodies():
             await admin.delete(f"{collection}/{body['metadata']['name']}")
+
+
+async def _serve(admin: KubeClient) -> None:
+    """Bring the definitions that ship, the right to ClusterRoles, and kinds that this cluster does not serve."""
+    applier = manifests.Applier(admin, "person")
+    await applier.apply(manifests.read(manifests.shipped("deploy/crds")))
+    await applier.apply(manifests.read(manifests.shipped("deploy/optional/proxy-cluster-scoped.yaml")))
+    for kind, singular in OPTIONAL.items():
+        if await may(admin.get(api_path(*KINDS[kind]))) is None:
+            await applier.apply([_definition(*KINDS[kind], singular)])
+
+
+def _definition(group: str, version: str, plural: str, kind: str) -> Object:
+    """Return a definition that takes any object of a kind."""
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{plural}.{group}",
+            "annotations": {"api-approved.kubernetes.io": "unapproved, for tests"},
+        },
+        "spec": {
+            "group": group,
+            "scope": "Cluster",
+            "names": {"plural": plural, "kind": kind},
+            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+        },
+    }
 
 
 async def _token(tenancy: Tenancy) -> str:

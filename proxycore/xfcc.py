@@ -27,12 +27,12 @@ def certificate_of(values: Sequence[str]) -> bytes | None:
     pairs = _pairs(values[0]) if len(values) == 1 else None
     if pairs is None:
         return None
-    pem = unquote(pairs.get("cert", ""), errors="strict") if "%" in pairs.get("cert", "") else pairs.get("cert", "")
-    if pem.count(_MARK) != 1:
-        return None
     try:
+        pem = unquote(pairs.get("cert", ""), errors="strict")
+        if pem.count(_MARK) != 1:
+            return None
         der = x509.load_pem_x509_certificate(pem.encode("ascii")).public_bytes(Encoding.DER)
-    except ValueError:  # UnicodeEncodeError is one
+    except ValueError:  # UnicodeError is one
         return None
     told = pairs.get("hash")
     return der if told is None or told.lower() == hashlib.sha256(der).hexdigest() else None

@@ -184,6 +184,7 @@ ODD = {
     "words after a quote": [ALICE.xfcc() + "x"],
     "a key without a value": [f"{CERT};Subject"],
     "broken escapes": ['Cert="%zz%"'],
+    "escapes that are no UTF-8": ['Cert="%ce%1a"'],
     "no PEM": [f'Cert="{quote("-----BEGIN CERTIFICATE-----nothing", safe="")}"'],
     "outside ASCII": ['Cert="é"'],
 }
@@ -197,3 +198,4 @@ def test_a_header_that_is_not_exactly_one_good_entry_tells_nothing(values: list[
 @given(st.text(alphabet='ab=;,"\\% \t', max_size=30))
 def test_no_text_breaks_the_reading(text: str) -> None:
     assert certificate_of([text]) is None
+    assert certificate_of([f"Cert={text}"]) is None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
 
 MAX_REMEMBERED: Final = 2_000
 AUTHENTICATED: Final = "system:authenticated"
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What reading a certificate raises that is none, or an odd one."""
 _CLIENT_USES: Final = frozenset({ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 
 
@@ -72,7 +82,7 @@ class ClientCertificates:
             at = dt.datetime.fromtimestamp(now, dt.UTC)
             chain = self._policy.time(at).build_client_verifier().verify(certificate, []).chain
             identity = _named(certificate)
-        except (ValueError, TypeError, VerificationError):
+        except (*UNREADABLE, VerificationError):
             # As much is said to nobody: the client learns 401, as from kube-apiserver.
             return refused
         ends = min(one.not_valid_after_utc.timestamp() for one in chain)

@@ -136,6 +136,8 @@ def _resource(base: RequestInfo, prefix: str, group: str, version: str, parts: l
         # Another step that is no subresource of Namespace is a resource inside it.
         if len(parts) >= _TO_SUBRESOURCE and parts[2] not in _NAMESPACE_SUBRESOURCES:
             parts = parts[2:]
+            if prefix == "api" and parts[0] == "namespaces":
+                return base  # no API server has Namespaces inside of one: it says so itself
     name = parts[1] if len(parts) > 1 else ""
     has_subresource = len(parts) >= _TO_SUBRESOURCE and not legacy
     if not name and verb == "get":

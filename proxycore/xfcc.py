@@ -14,6 +14,8 @@ from urllib.parse import unquote
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from proxycore.client_certificates import UNREADABLE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,7 +34,7 @@ def certificate_of(values: Sequence[str]) -> bytes | None:
         if pem.count(_MARK) != 1:
             return None
         der = x509.load_pem_x509_certificate(pem.encode("ascii")).public_bytes(Encoding.DER)
-    except ValueError:  # UnicodeError is one
+    except UNREADABLE:  # UnicodeError is a ValueError
         return None
     told = pairs.get("hash")
     return der if told is None or told.lower() == hashlib.sha256(der).hexdigest() else None

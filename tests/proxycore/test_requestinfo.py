@@ -62,6 +62,14 @@ def test_other_paths_are_no_resources(target: str) -> None:
     assert info.verb == "get"
 
 
+@pytest.mark.parametrize("target", ["/api/v1/namespaces/a/namespaces", "/api/v1/watch/namespaces/a/namespaces/a"])
+def test_namespaces_inside_of_one_are_nothing_that_is_answered_here(target: str) -> None:
+    info = parse("GET", target)
+
+    assert not info.is_resource
+    assert not info.is_namespaces
+
+
 @pytest.mark.parametrize("kind", ["apis/apps/v1/namespaces", "api/v2/namespaces", "apis/x/v1/namespaces/a"])
 def test_namespaces_of_another_group_or_version_are_not_namespaces(kind: str) -> None:
     assert not parse("GET", f"/{kind}").is_namespaces

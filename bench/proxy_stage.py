@@ -31,7 +31,7 @@ from eventcore.objects import publishable
 from eventcore.process import Role
 from eventcore.settings import Settings
 from proxycore.identities import Identity
-from proxycore.main import Service, serving_tls
+from proxycore.main import Service, serving_tls, spare_the_collector
 from tether.devcluster.nats import NatsServer
 from tether.devcluster.pki import ClusterPki
 
@@ -110,6 +110,7 @@ async def stage(folder: Path, direct: str) -> AsyncIterator[Stage]:
         await service.listening.wait()
         found = Stage(direct, f"https://127.0.0.1:{service.port}", service, bus, folder)
         await service.objects.barrier(60)
+        await spare_the_collector(service)
         await found.owns(10)
         try:
             yield found

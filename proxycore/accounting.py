@@ -64,21 +64,23 @@ class Run:
     answers to begin, ``total`` once it is done. ``answer`` is the API server's, where one was sent on.
     """
 
+    # What is not known yet is the class's.
+    info = _UNREAD
+    caller: Identity | None = None
+    identity: Identity | None = None
+    route = "refused"
+    answer: Answered | None = None
+    identity_seconds = 0.0
+    decision_seconds = 0.0
+    upstream_seconds = 0.0
+    total = 0.0
+    _first_byte = False
+    _sent_on = 0.0
+
     def __init__(self, counts: Counts, request: Request) -> None:
         self.request = request
-        self.info = _UNREAD
-        self.caller: Identity | None = None
-        self.identity: Identity | None = None
-        self.route = "refused"
-        self.answer: Answered | None = None
-        self.identity_seconds = 0.0
-        self.decision_seconds = 0.0
-        self.upstream_seconds = 0.0
-        self.total = 0.0
         self._counts = counts
         self._begun = time.monotonic()
-        self._first_byte = False
-        self._sent_on = 0.0
         counts.running += 1
 
     def identified(self) -> None:

@@ -35,6 +35,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 _HOP_BY_HOP = frozenset(name.encode() for name in HOP_BY_HOP)
+_FRAMES = frozenset({b"content-length", b"transfer-encoding"})
 _MADE_ANEW = frozenset(
     {"authorization", "host", "content-length", "expect", "forwarded", "x-real-ip", "sec-websocket-protocol"}
 )
@@ -145,17 +146,14 @@ def forwarded(headers: Iterable[Header], peer: str, own: frozenset[str] = frozen
     return passed
 
 
-def answered(fields: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the headers of an upstream answer that pass to the client, in the bytes that they came in."""
-    passed: list[tuple[bytes, bytes]] = []
-    named: set[bytes] = set()
-    for field in fields:
-        key = field[0].lower()
-        if key not in _HOP_BY_HOP:
-            passed.append(field)
-        elif key == b"connection":
-            named.update(word.strip().lower() for word in field[1].split(b","))
-    return [field for field in passed if field[0].lower() not in named] if named - _HOP_BY_HOP else passed
+def answered(names: tuple[bytes, ...], connection: Iterable[bytes]) -> tuple[int, ...]:
+    """Return the places of those headers of an upstream answer that pass to the client.
+
+    ``connection``: the values of its Connection headers, which name more that do not.
+    """
+    named = {word.strip().lower() for value in connection for word in value.split(b",")}
+    dropped = _HOP_BY_HOP | named | _FRAMES
+    return tuple(place for place, name in enumerate(names) if name.lower() not in dropped)
 
 
 def impersonation(identity: Identity) -> list[Header]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from eventcore.errors import KubeError, StartError
 from eventcore.kube import METADATA_LIST, KubeClient, api_path
 from eventcore.kube_auth import KubeAuth
 from eventcore.reading import Reader
+from eventcore.waiting import end
 from proxycore.access_log import AccessLog
 from proxycore.across import Crossing
 from proxycore.auditing import Auditor
@@ -76,10 +78,27 @@ async def proxy(role: Role, not_heeded: Sequence[str] = ()) -> None:
     _warn(role)
     role.readiness.expect("api", "port")
     bus = await Bus.connect(role.settings, "proxy", role.metrics)
+    service = Service(role, bus, await KubeAuth.load(role.settings), tls)
+    sparing = asyncio.ensure_future(spare_the_collector(service))
     try:
-        await Service(role, bus, await KubeAuth.load(role.settings), tls).run()
+        await service.run()
     finally:
+        await end(sparing)
         await bus.close()
+
+
+async def spare_the_collector(service: Service) -> None:
+    """Once memory is loaded, let the garbage collector look at it no more.
+
+    Requests leave no cycles behind, but each is some allocations nearer to the next collection, and one that goes
+    through all objects of a large cluster holds up every request for as long as it takes.
+    """
+    for reader in (service.objects, service.access):
+        while not reader.ready:
+            with suppress(TimeoutError):
+                await reader.wait_for(0, 60.0)
+    gc.collect()
+    gc.freeze()
 
 
 class Service:

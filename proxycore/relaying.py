@@ -19,6 +19,8 @@ log = get("proxy.relaying")
 
 SWITCHING: Final = 101
 _SERVER: Final = b"Server: %b\r\n" % SERVER.encode()
+_NAMES_NOTHING: Final = frozenset({b"keep-alive", b"close"})
+"""Values of Connection that name no header which would not pass otherwise."""
 _STREAM: Final = answer_fields([("Content-Type", JSON), ("Cache-Control", "no-cache, private"), ("Server", SERVER)])
 
 
@@ -62,8 +64,21 @@ def begin_stream(request: Request) -> None:
 
 
 def _fields(upstream: Answered, *, server: bytes = _SERVER) -> bytes:
-    passed = answered(upstream.fields)
-    lines = [b"%b: %b\r\n" % field for field in passed]
-    if not any(name.lower() == b"server" for name, _ in passed):
+    heading, values = upstream.heading, upstream.values
+    connection = [values[place] for place in heading.connection if values[place] not in _NAMES_NOTHING]
+    lines = None if connection or not server else heading.lines
+    if lines is None:
+        lines = _lines(heading.names, connection, server)
+        if server and not connection:
+            heading.lines = lines
+    form, places = lines
+    return form % tuple([values[place] for place in places])
+
+
+def _lines(names: tuple[bytes, ...], connection: list[bytes], server: bytes) -> tuple[bytes, tuple[int, ...]]:
+    """Return the header lines of such an answer with a gap for each value, and the places of the values."""
+    places = answered(names, connection)
+    lines = [b"%b: %%b\r\n" % names[place].replace(b"%", b"%%") for place in places]
+    if b"server" not in {names[place].lower() for place in places}:
         lines.append(server)
-    return b"".join(lines)
+    return b"".join(lines), places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from eventcore.logs import get
@@ -22,7 +23,30 @@ MOST_HELD: Final = 262_144
 """Bytes held until somebody takes the body."""
 LARGEST: Final = 256 * 2**20
 """Bytes of a body that is read as a whole: a list that is filtered here."""
+MOST_KEPT: Final = 32
+LONGEST_KEPT: Final = 1024
+"""Headers, and bytes of their names, of an answer whose names are remembered."""
 _BODILESS: Final = frozenset({204, 304})
+
+
+class Heading:
+    """The names of an answer's headers, read once for all answers that have the same.
+
+    ``length``: the place of Content-Length, None without one. ``connection``: the places of Connection.
+    ``lines`` is for whoever renders them: what it makes of these names.
+    """
+
+    def __init__(self, names: tuple[bytes, ...]) -> None:
+        keys = [name.lower() for name in names]
+        self.names = names
+        self.length = max((place for place, key in enumerate(keys) if key == b"content-length"), default=None)
+        self.chunked = b"transfer-encoding" in keys
+        self.connection = tuple(place for place, key in enumerate(keys) if key == b"connection")
+        self.lines: tuple[bytes, tuple[int, ...]] | None = None
+
+
+_kept = functools.lru_cache(1024)(Heading)
+_NONE: Final = Heading(())
 
 
 class StaleError(Exception):
@@ -56,49 +80,49 @@ class Sink(Protocol):
 
 
 class Answered:
-    """One answer. ``fields`` are as they came, without those that frame the body.
+    """One answer. Its headers are as they came, also those that frame the body: ``values`` by place in ``heading``.
 
     ``length``: of the body, None when only its end tells. ``rest``: what came right after a 101.
     """
 
+    # What most answers never change is the class's.
+    code = 0
+    reason = ""
+    heading = _NONE
+    length: int | None = None
+    ends_with_connection = False
+    rest = b""
+    _size = 0
+    _over = False
+    _broke = False
+    _sink: Sink | None = None
+
     def __init__(self, connection: UpstreamConnection) -> None:
-        self.code = 0
-        self.reason = ""
-        self.fields: list[tuple[bytes, bytes]] = []
-        self.length: int | None = None
-        self.ends_with_connection = False
+        self.values: list[bytes] = []
         self.trailers: list[Header] = []
-        self.rest = b""
         self._connection = connection
         self._held: list[bytes] = []
-        self._size = 0
-        self._over = False
-        self._broke = False
-        self._sink: Sink | None = None
 
-    def begin(self, code: int, reason: bytes, fields: list[tuple[bytes, bytes]], *, method: str) -> None:
+    def begin(self, code: int, reason: bytes, names: list[bytes], values: list[bytes], *, method: str) -> None:
         """Take the head."""
         self.code = code
         self.reason = reason.decode("latin-1")
-        chunked = False
-        passed = self.fields
-        for field in fields:
-            key = field[0].lower()
-            if key == b"content-length":
-                self.length = int(field[1])
-            elif key == b"transfer-encoding":
-                chunked = True
-            else:
-                passed.append(field)
-        if chunked:
-            self.length = None
-        elif self.length is None and method != "HEAD" and code not in _BODILESS:
+        # What is long is not an API server's own, and could be another one each time.
+        make = _kept if len(names) <= MOST_KEPT and sum(map(len, names)) <= LONGEST_KEPT else Heading
+        heading = self.heading = make(tuple(names))
+        self.values = values
+        if heading.chunked:
+            return
+        if heading.length is not None:
+            self.length = int(values[heading.length])
+        elif method != "HEAD" and code not in _BODILESS:
             self.ends_with_connection = True
 
     def value(self, name: str) -> str:
         """Return the first value of a header, "" without one; the name in lower case."""
         key = name.encode()
-        return next((value.decode("latin-1") for found, value in self.fields if found.lower() == key), "")
+        pairs = zip(self.heading.names, self.values, strict=True)
+        return next((value.decode("latin-1") for found, value in pairs if found.lower() == key), "")
 
     def piece(self, data: bytes) -> None:
         if self._sink is not None:
@@ -115,13 +139,16 @@ class Answered:
 
     def ended(self) -> None:
         self._over = True
-        if self._sink is not None:
-            self._sink.ended(self.trailers)
+        # Let go of, also below: whoever takes the body holds the answer, and a cycle waits for the garbage collector.
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.ended(self.trailers)
 
     def broke(self) -> None:
         self._broke = True
-        if self._sink is not None:
-            self._sink.broke()
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.broke()
 
     def send_to(self, sink: Sink) -> None:
         """Hand over what has come of the body, and all that comes."""
@@ -130,9 +157,9 @@ class Answered:
         if held:
             sink.piece(held[0] if len(held) == 1 else b"".join(held))
         if self._broke:
-            sink.broke()
+            self.broke()
         elif self._over:
-            sink.ended(self.trailers)
+            self.ended()
         elif size > MOST_HELD:
             self._connection.resume()
 

@@ -62,7 +62,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._used = False
         self._heard = False
         self._reason = b""
-        self._fields: list[tuple[bytes, bytes]] = []
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
         self._head_size = 0
         self._interim = False
         self._over = False
@@ -216,7 +217,7 @@ class UpstreamConnection(asyncio.Protocol):
     # From the parser.
 
     def on_message_begin(self) -> None:
-        self._reason, self._fields, self._head_size = b"", [], 0
+        self._reason, self._names, self._values, self._head_size = b"", [], [], 0
         self._interim = False
         if self._over or self._answer is None:
             self._dirty = True
@@ -226,7 +227,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_size += len(name) + len(value)
-        self._fields.append((name, value))
+        self._names.append(name)
+        self._values.append(value)
         if self._head_size > LONGEST_HEAD:
             raise ValueError("the head is too large")
 
@@ -245,8 +247,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._reusable = self._parser.should_keep_alive()
         if self._method == "HEAD":
             self._over = True
-        answer.begin(code, self._reason, self._fields, method=self._method)
-        self._fields = []
+        answer.begin(code, self._reason, self._names, self._values, method=self._method)
+        self._names, self._values = [], []
         self._taker = None
         taker.answer_begins(answer)
 
@@ -259,8 +261,9 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._interim:
             return
-        if self._answer is not None and self._fields:
-            self._answer.trailers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._fields]
+        if self._answer is not None and self._names:
+            trailers = zip(self._names, self._values, strict=True)
+            self._answer.trailers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in trailers]
         self._over = True
 
     # Ends.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxycore import passing
+from proxycore.accounting import Asked, Run
 from proxycore.passage import Passage
 from proxycore.plane.heads import HeadReader, RequestHead, parse_head
 from proxycore.statuses import RefusedError
@@ -278,3 +280,34 @@ async def test_a_caller_that_is_reviewed_first_gets_its_answer_while_a_connectio
             async with found.request("GET", "/api", headers=headers) as answer:
                 # then the answer is whole
                 assert await answer.read() == b'{"kind": "Anything"}'
+
+
+async def test_nothing_of_a_request_is_left_to_the_garbage_collector(between: Between) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            async with between.request("GET", "/api") as answer:
+                await answer.read()
+        left = [type(one).__name__ for one in gc.get_objects() if isinstance(one, Passage | Asked | Run)]
+    finally:
+        gc.enable()
+
+    assert left == []
+
+
+async def test_what_connection_names_in_an_answer_does_not_pass_though_the_names_are_the_same(between: Between) -> None:
+    values = iter(["keep-alive", "X-Hop", "close, X-Other"])
+
+    async def name(_: Seen, __: Reader, writer: Writer) -> None:
+        head = (
+            f"HTTP/1.1 200 OK\r\nConnection: {next(values)}\r\nX-Hop: 1\r\nX-Other: 100%s\r\nContent-Length: 0\r\n\r\n"
+        )
+        writer.write(head.encode())
+
+    between.upstream.answer = name
+    seen = []
+    for _ in range(3):
+        async with between.request("GET", "/api") as answer:
+            seen.append({key: answer.headers[key] for key in ("X-Hop", "X-Other") if key in answer.headers})
+    assert seen == [{"X-Hop": "1", "X-Other": "100%s"}, {"X-Other": "100%s"}, {"X-Hop": "1"}]

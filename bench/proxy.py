@@ -33,6 +33,7 @@ PODS: Final = "/api/v1/pods"
 CLOSE: Final = "Connection: close"
 TENANTS: Final = (1, 10, 1000)
 """Namespaces of the tenant that is measured."""
+CLIENTS: Final = (1, 32, 256)
 MAIN: Final = 32
 """Clients of the load that the goals are set for."""
 
@@ -91,22 +92,30 @@ class Bench:
 
 
 async def throughput(bench: Bench, where: Stage) -> None:
-    """Measure what passes, and what is answered from memory. A further kind of read is one more line here."""
-    for clients in (1, MAIN, 256):
-        await bench.pairs("get one object", where, Load(target=OBJECT, clients=clients), goals=clients == MAIN)
-    await bench.alone("get one object", where, Load(target=OBJECT))
-    await bench.pairs("get one object, a new connection each", where, Load(target=OBJECT, headers=(CLOSE,)))
+    """Measure what passes, and what is answered here. A further kind of read is one more line here."""
     body = msgspec.json.encode({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"generateName": "x-"}}).decode()
-    await bench.pairs("create a ConfigMap", where, Load(target=CONFIGMAPS, body=body))
+    get = Load(target=OBJECT)
+    for clients in CLIENTS:
+        await bench.pairs("get one object", where, replace(get, clients=clients), goals=clients == MAIN)
+    await bench.alone("get one object", where, get)
+    for clients in CLIENTS:
+        await bench.pairs(
+            "get one object, a new connection each", where, replace(get, clients=clients, headers=(CLOSE,))
+        )
+    for clients in CLIENTS:
+        await bench.pairs("create a ConfigMap", where, Load(target=CONFIGMAPS, clients=clients, body=body))
     for count in TENANTS:
         await where.owns(count)
         for form, headers in (("JSON", ()), ("Table", (TABLE,))):
-            name = f"list {count} of {CLUSTER:,} namespaces at version 0, {form}"
-            goal = 30_000 if (count, form) == (10, "JSON") else None
-            await bench.alone(name, where, Load(target=FROM_MEMORY, headers=headers), goal)
-        # With 1,000 names no selector is short enough: the whole list is read and cut down here.
-        name = f"list {count} of {CLUSTER:,} namespaces, consistent, JSON"
-        await bench.alone(name, where, Load(target=NAMESPACES, clients=MAIN if count < max(TENANTS) else 1))
+            name = f"list {count} of {CLUSTER:,} namespaces"
+            for clients in CLIENTS:
+                goal = 30_000 if (count, form, clients) == (10, "JSON", MAIN) else None
+                load = Load(target=FROM_MEMORY, clients=clients, headers=headers)
+                await bench.alone(f"{name} at version 0, {form}", where, load, goal)
+            # With 1,000 names no selector is short enough: the whole list is read and cut down here, one at a time.
+            for clients in CLIENTS if count < max(TENANTS) else (1,):
+                load = Load(target=NAMESPACES, clients=clients, headers=headers)
+                await bench.alone(f"{name}, consistent, {form}", where, load)
     await where.owns(10)
 
 
@@ -166,7 +175,7 @@ async def beside(bench: Bench, where: Cluster) -> None:
     }
     (_, direct), *proxies = where.urls.items()
     for name, (plain, filtered) in loads.items():
-        for clients in (1, MAIN, 256):
+        for clients in CLIENTS:
             rates: dict[str, list[float]] = {name: [] for name in where.urls}
             for _ in range(bench.rounds):
                 rates["API server"].append((await wrk(direct, replace(plain, clients=clients), bench.seconds)).rate)
@@ -190,7 +199,7 @@ async def _ask(ask: Connection) -> tuple[int, int, int]:
 async def main() -> int:
     """Measure and say; 1 when wrk is missing."""
     parser = argparse.ArgumentParser(prog="bench-proxy", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=3, help="of one run of wrk")
+    parser.add_argument("--seconds", type=int, default=2, help="of one run of wrk")
     parser.add_argument("--rounds", type=int, default=3, help="runs, of which the median counts")
     parser.add_argument("--cluster", action="store_true", help="measure before a real kube-apiserver too")
     options = parser.parse_args()

@@ -45,6 +45,19 @@ def _listed(kind: str, items: list[dict[str, Any]]) -> bytes:
     return msgspec.json.encode(head | {"items": items})
 
 
+def _tabled(items: list[dict[str, Any]]) -> bytes:
+    """Return the same list as the Table that kubectl asks for."""
+    partial = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
+    columns = [{"name": name, "type": "string", "format": "", "description": "", "priority": 0} for name in _COLUMNS]
+    rows = [
+        {"cells": [item["metadata"]["name"], "Active", "5d"], "object": partial | {"metadata": item["metadata"]}}
+        for item in items
+    ]
+    head = {"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": str(CLUSTER)}}
+    return msgspec.json.encode(head | {"columnDefinitions": columns, "rows": rows})
+
+
+_COLUMNS: Final = ("Name", "Status", "Age")
 _REVIEW = {"authenticated": True, "user": {"username": USER, "groups": ["system:serviceaccounts:oil-system"]}}
 BODIES: Final = {
     "object": msgspec.json.encode({"kind": "ConfigMap", "apiVersion": "v1", "data": {"a": "x" * (OBJECT_BYTES - 60)}}),
@@ -70,6 +83,7 @@ http {{
   keepalive_requests 1000000000;
   open_file_cache max=100 inactive=1h;
   default_type application/json;
+  map $http_accept $form {{ default ""; "~as=Table" -table; }}
   client_body_temp_path {folder}/body;
   server {{
     listen 127.0.0.1:{port} ssl backlog=4096;
@@ -85,7 +99,7 @@ http {{
       set $list /all;
       if ($arg_labelSelector) {{ set $list /ten; }}
       if ($arg_limit) {{ set $list /one; }}
-      rewrite ^ $list break;
+      rewrite ^ $list$form break;
       root {folder};
     }}
     location = /version {{ return 200 '{version}'; }}
@@ -114,9 +128,11 @@ _PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 async def nginx(folder: Path) -> AsyncIterator[str]:
     """Run nginx with tls.crt and tls.key of the folder; yields its URL."""
     port = free_port()
-    for name in ("object", "one", "ten"):
-        (folder / name).write_bytes(BODIES[name])
-    (folder / "all").write_bytes(_listed("NamespaceList", [namespace(number) for number in range(CLUSTER)]))
+    (folder / "object").write_bytes(BODIES["object"])
+    for name, count in (("one", 1), ("ten", 10), ("all", CLUSTER)):
+        items = [namespace(number) for number in range(count)]
+        (folder / name).write_bytes(_listed("NamespaceList", items))
+        (folder / f"{name}-table").write_bytes(_tabled(items))
     text = {name: BODIES[name].decode() for name in ("created", "reviewed", "version")}
     user = "user root;" if os.getuid() == 0 else ""
     config = _NGINX.format(folder=folder, user=user, port=port, object=OBJECT, configmaps=CONFIGMAPS, **text)

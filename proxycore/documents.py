@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 META_VERSION: Final = "meta.k8s.io/v1"
 _JSON: Final = "application/json"
-_TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"
+TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"
 _PARTIAL: Final = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 _NULL: Final = msgspec.Raw(b"null")
 _PARTIAL_LIST: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
@@ -88,7 +88,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         if self.binary:
             return protobuf.MEDIA_TYPE
         if self.form == "table":
-            return _TABLE
+            return TABLE
         if self.form == "metadata" and not self.whole:
             return _PARTIAL_LIST if what == "list" else _PARTIAL
         return _JSON

@@ -23,9 +23,10 @@ from proxycore.representations import negotiate, takes
 from proxycore.rule_matching import ANY
 from proxycore.rules import Scope, Seen
 from proxycore.selectors import render
-from proxycore.shared import SharedKinds
+from proxycore.shared import SharedKind, SharedKinds
 from proxycore.shared_watch import fields_of, render_kind
 from proxycore.statuses import RefusedError, Status, bad_gateway, expired, unavailable
+from proxycore.table_memory import SharedTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from proxycore.discovery import Discovery
     from proxycore.kinds import ProxiedKind
     from proxycore.policy import Filtered
-    from proxycore.shared import SharedKind
+    from proxycore.shared import K
 
 log = get("proxy.filtered")
 
@@ -64,7 +65,7 @@ class FilteredKinds:
         """The kinds that are in memory now."""
         return self._shared.all()
 
-    async def in_memory(self, decision: Filtered) -> SharedKind | None:
+    async def in_memory(self, decision: Filtered, made: type[K]) -> K | None:
         """Return the kind of a watch or a list at resourceVersion=0 from memory; None when memory cannot answer it.
 
         Kinds that rules alone speak of are not held: any of them may be large, and few look at it.
@@ -73,7 +74,7 @@ class FilteredKinds:
         kind = decision.kind
         if kind.by_node or kind.discovered or query.initial_events is False or fields_of(query) is None:
             return None
-        shared = self._shared.of(kind.path)
+        shared = self._shared.of(kind.path, made)
         if not await shared.loaded(START_SECONDS):
             return None
         version = query.resource_version
@@ -82,6 +83,15 @@ class FilteredKinds:
         # From its version on, or what there is at that version or later.
         good = shared.version >= int(version) if query.initial_events else int(version) >= shared.floor
         return shared if good else None
+
+    async def rows_in_memory(self, decision: Filtered) -> SharedTable | None:
+        """Return the same for a watch of Tables, which has to go on from a version; see `table_memory`."""
+        query = decision.query
+        begins = query.resource_version in {"", "0"} or query.initial_events is not None
+        # A volume's metadata does not tell whose it is, and whole objects are not held in rows.
+        if begins or query.include_object == "Object" or decision.kind.setting == VOLUMES:
+            return None
+        return await self.in_memory(decision, SharedTable)
 
     async def answer(self, decision: Filtered, accept: str) -> bytes | None:
         """Return a list or an object, in JSON or protobuf; None: not the caller's, so RBAC answers. RefusedError."""
@@ -127,7 +137,7 @@ class FilteredKinds:
             or fields is None
         ):
             return None
-        kind = await self.in_memory(decision)
+        kind = await self.in_memory(decision, SharedKind)
         return None if kind is None else render_kind(kind, decision, view.form, fields)
 
     async def is_served(self, decision: Filtered) -> bool:

@@ -155,7 +155,7 @@ class KindMemory:
         if event.type == "BOOKMARK":
             self._moved(int(_OBJECT.decode(event.object).metadata.resource_version))
             return
-        record = record_of(event.object)
+        record = self.record(event)
         name = record.seen.name
         if event.type in _EXISTS:
             self._change(name, record, record.version)
@@ -166,6 +166,10 @@ class KindMemory:
                 self._graves.popitem(last=False)
             self._change(name, None, record.version)
         self._moved(record.version)
+
+    def record(self, event: WatchEvent) -> Record:
+        """Return the record in an event; msgspec.DecodeError when there is none."""
+        return record_of(event.object)
 
     def _change(self, name: str, record: Record | None, version: int) -> None:
         old = self.records.pop(name, None)

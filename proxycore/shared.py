@@ -9,17 +9,18 @@ import asyncio
 import contextlib
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from eventcore.errors import GoneError, KubeError, WatchInactiveError
+from eventcore.kube import JSON
 from eventcore.kube_watch import list_pages, watch
 from eventcore.logs import get
 from proxycore.kind_memory import KindMemory, record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from eventcore.kube import KubeClient
     from proxycore.kind_memory import Record, Subscription
@@ -37,7 +38,10 @@ MOST_PAUSE: Final = 5.0
 class SharedKind(KindMemory):
     """One kind in one version, followed from the moment that it is made; ``ended`` hears when no more."""
 
-    def __init__(self, client: KubeClient, path: str, ended: Callable[[str], None]) -> None:
+    accept = JSON
+    params: Mapping[str, str] = {}
+
+    def __init__(self, client: KubeClient, path: str, ended: Callable[[SharedKind], None]) -> None:
         super().__init__()
         self.path = path
         self._client = client
@@ -100,7 +104,7 @@ class SharedKind(KindMemory):
         finally:
             self._open, self._lost = False, float("-inf")
             self._loaded.set()
-            self._ended(self.path)
+            self._ended(self)
             self.wake()
 
     async def _list(self) -> None:
@@ -112,13 +116,23 @@ class SharedKind(KindMemory):
         if not self.head:
             found = await self._client.get_as(_Kind, self.path, params={"limit": 1})
             self.name_kind(found.kind, found.api_version, found.items[0] if found.items else None)
+        self._loaded_with(records, version)
+
+    def _loaded_with(self, records: dict[str, Record], version: int) -> None:
         self.replace(records, version)
         self._lost = time.monotonic()  # as good as what a watch told until now
         self._loaded.set()
 
     async def _follow(self) -> None:
         version = str(self.version)
-        events = watch(self._client, self.path, resource_version=version, opened=self._opened)
+        events = watch(
+            self._client,
+            self.path,
+            resource_version=version,
+            params=self.params,
+            accept=self.accept,
+            opened=self._opened,
+        )
         try:
             async with contextlib.aclosing(events):
                 async for event in events:
@@ -133,18 +147,21 @@ class SharedKind(KindMemory):
         self._open = True
 
 
+K = TypeVar("K", bound=SharedKind)
+
+
 class SharedKinds:
     """The kinds that are followed now."""
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
-        self._kinds: dict[str, SharedKind] = {}
+        self._kinds: dict[tuple[str, type[SharedKind]], SharedKind] = {}
 
-    def of(self, path: str) -> SharedKind:
-        """Return a kind, followed from now on if it was not."""
-        found = self._kinds.get(path)
-        if found is None:
-            found = self._kinds[path] = SharedKind(self._client, path, self._ended)
+    def of(self, path: str, made: type[K]) -> K:
+        """Return a kind in a form, followed from now on if it was not."""
+        found = self._kinds.get((path, made))
+        if not isinstance(found, made):
+            found = self._kinds[path, made] = made(self._client, path, self._ended)
         found.want()
         return found
 
@@ -157,8 +174,8 @@ class SharedKinds:
         for kind in list(self._kinds.values()):
             kind.close()
 
-    def _ended(self, path: str) -> None:
-        self._kinds.pop(path, None)
+    def _ended(self, kind: SharedKind) -> None:
+        self._kinds.pop((kind.path, type(kind)), None)
 
 
 class _Kind(msgspec.Struct, frozen=True, rename="camel"):

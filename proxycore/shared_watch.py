@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from proxycore.documents import META_VERSION
-from proxycore.representations import INITIAL_EVENTS_END, render_error
+from proxycore.representations import render_error
 from proxycore.rules import scope_of
 from proxycore.selectors import matches, parse_fields
 from proxycore.statuses import RefusedError, expired
+from proxycore.watch_shapes import Objects
 from proxycore.watching import BOOKMARK_INTERVAL, LEAST_TIMEOUT, LOOK_INTERVAL, SETTLE_SECONDS
 
 if TYPE_CHECKING:
@@ -33,12 +32,12 @@ if TYPE_CHECKING:
     from proxycore.rules import Seen
     from proxycore.selectors import Requirement
     from proxycore.shared import SharedKind
+    from proxycore.watch_shapes import Shape
 
 FIELDS: Final = ("metadata.name",)
 """The field that is known here; a selector on any other is the API server's."""
 _PASSED: Final = frozenset({"fieldSelector", "pretty", "limit"})
 _PARTIAL_LIST: Final = b'{"kind":"PartialObjectMetadataList","apiVersion":"%b",' % META_VERSION.encode()
-_PARTIAL: Final = b'{"kind":"PartialObjectMetadata","apiVersion":"%b","metadata":' % META_VERSION.encode()
 
 
 def fields_of(query: ListQuery) -> tuple[Requirement, ...] | None:
@@ -52,21 +51,15 @@ def fields_of(query: ListQuery) -> tuple[Requirement, ...] | None:
         return None
 
 
-def body_of(kind: KindMemory, record: Record, form: Form) -> bytes:
-    """Return an object in the client's form."""
-    if form == "metadata":
-        return _PARTIAL + bytes(_METADATA.decode(record.body).metadata) + b"}"
-    return kind.head + record.body[1:]
-
-
 def render_kind(kind: KindMemory, decision: Filtered, form: Form, fields: tuple[Requirement, ...]) -> bytes:
     """Return a list from memory with the objects of the scope that the client's selectors choose."""
+    shape = Objects(kind, form)
     items = []
     for name in sorted(kind.records):
         record = kind.records[name]
         if selects(record.seen, decision, fields):
             typed = form == "metadata" or kind.items_are_typed
-            items.append(body_of(kind, record, form) if typed else record.body)
+            items.append(shape.body(record) if typed else record.body)
     head = _PARTIAL_LIST if form == "metadata" else kind.list_head
     return b'%b"metadata":{"resourceVersion":"%d"},"items":[%b]}' % (head, kind.version, b",".join(items))
 
@@ -89,7 +82,7 @@ class SharedWatch:
         feed: NamespaceFeed,
         identity: Identity,
         decision: Filtered,
-        form: Form,
+        shape: Shape,
         fields: tuple[Requirement, ...],
         *,
         write: Callable[[bytes], Awaitable[None]],
@@ -100,7 +93,7 @@ class SharedWatch:
         self._feed = feed
         self._identity = identity
         self._decision = decision
-        self._form = form
+        self._shape = shape
         self._fields = fields
         self._write = write
         self._good = good
@@ -203,18 +196,16 @@ class SharedWatch:
         if record is None or (sent is not None and sent.version == record.version):
             return
         self._sent[name] = record
-        await self._send("ADDED" if sent is None else "MODIFIED", body_of(kind, record, self._form), record.version)
+        await self._send("ADDED" if sent is None else "MODIFIED", self._shape.body(record), record.version)
 
     async def _delete(self, sent: Record, left: Record | None) -> None:
         """Tell that an object is gone, or not the caller's any more. What it is by then may not be the caller's."""
         last = left if left is not None and left.uid == sent.uid else self._kind.grave(sent.seen.name, sent.uid)
         version = last.version if last is not None else self._kind.version
         if last is not None and self._decision.scope.allows(last.seen):
-            body = body_of(self._kind, last, self._form)
+            body = self._shape.body(last)
         else:
-            meta = {"metadata": {"name": sent.seen.name, "resourceVersion": str(version)}}
-            named = msgspec.structs.replace(sent, body=msgspec.json.encode(meta))
-            body = body_of(self._kind, named, self._form)
+            body = self._shape.name(sent, version)
         await self._send("DELETED", body, version)
 
     async def _bookmark(self) -> None:
@@ -223,14 +214,7 @@ class SharedWatch:
 
     async def _mark(self, *, initial_events_end: bool = False) -> None:
         version = self._kind.version
-        meta: dict[str, Any] = {"resourceVersion": str(version), "creationTimestamp": None}
-        if initial_events_end:
-            meta["annotations"] = {INITIAL_EVENTS_END: "true"}
-        empty = msgspec.json.encode({"metadata": meta})
-        found: dict[str, Any] = msgspec.json.decode(self._kind.head + empty[1:])
-        if self._form == "metadata":
-            found |= {"kind": "PartialObjectMetadata", "apiVersion": META_VERSION}
-        await self._send("BOOKMARK", msgspec.json.encode(found), version)
+        await self._send("BOOKMARK", self._shape.mark(version, initial_events_end=initial_events_end), version)
 
     async def _send(self, type_: str, body: bytes, version: int) -> None:
         self._told = max(self._told, version)
@@ -247,13 +231,6 @@ class SharedWatch:
         if now != self._decision.scope:
             raise RefusedError(expired("of a watch from before a change of your rights", self._feed.version()))
         self._judged_by = state
-
-
-class _Whole(msgspec.Struct, frozen=True):
-    metadata: msgspec.Raw
-
-
-_METADATA: Final = msgspec.json.Decoder(_Whole)
 
 
 async def _wait(awake: asyncio.Event, seconds: float) -> None:

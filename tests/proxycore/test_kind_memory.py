@@ -19,6 +19,7 @@ from proxycore.policy import Filtered
 from proxycore.rules import Scope
 from proxycore.selectors import Requirement
 from proxycore.shared_watch import SharedWatch
+from proxycore.watch_shapes import Objects
 
 if TYPE_CHECKING:
     from eventcore.kube_watch import EventType
@@ -141,7 +142,7 @@ async def follow(
         cast("NamespaceFeed", Feed()),
         cast("Identity", None),
         decision,
-        "json",
+        Objects(memory, "json"),
         (),
         write=client.take,
         good=lambda: True,

@@ -32,7 +32,6 @@ from tests.proxycore.test_rules_kinds import (
 )
 
 if TYPE_CHECKING:
-    from proxycore.representations import Form
     from tests.proxycore.conftest import Tenant, World
 
 __all__ = ["kinds"]
@@ -101,12 +100,16 @@ async def test_a_list_from_memory_is_the_list_of_the_api_server(kinds: World) ->
         assert (here.body["kind"], here.body["apiVersion"]) == (there.body["kind"], there.body["apiVersion"])
 
 
-@pytest.mark.parametrize("form", ["json", "metadata"])
-async def test_an_event_from_memory_is_the_event_of_the_api_server(kinds: World, form: Form) -> None:
-    owner = await watchers(kinds)
-    accept = "application/json" if form == "json" else METADATA.replace("MetadataList", "Metadata")
-    version = (await owner.get(f"{STORAGE}?resourceVersion=0")).version
-    target = f"{STORAGE}?watch=true&resourceVersion={version}"
+ACCEPTS = {"json": "application/json", "metadata": METADATA.replace("MetadataList", "Metadata"), "table": TABLE}
+
+
+@pytest.mark.parametrize(
+    ("form", "include"), [("json", ""), ("metadata", ""), ("table", ""), ("table", "None"), ("table", "Metadata")]
+)
+async def test_an_event_from_memory_is_the_event_of_the_api_server(kinds: World, form: str, include: str) -> None:
+    owner, accept = await watchers(kinds), ACCEPTS[form]
+    version = await remembered(kinds, owner, accept)
+    target = f"{STORAGE}?watch=true&resourceVersion={version}" + (f"&includeObject={include}" if include else "")
     async with (
         watching(owner, target, accept) as here,
         # What memory does not know is the API server's own watch, judged event by event.
@@ -118,16 +121,49 @@ async def test_an_event_from_memory_is_the_event_of_the_api_server(kinds: World,
             assert await here.event() == await there.event()
 
 
-async def test_a_watch_before_memory_and_a_table_are_the_api_servers_own(kinds: World) -> None:
+async def remembered(world: World, owner: Tenant, accept: str) -> str:
+    """Return the version of a list from which watches in a form are served from memory."""
+    version = (await owner.get(STORAGE)).version
+    async with watching(owner, f"{STORAGE}?watch=true&resourceVersion={version}", accept):
+        assert watches(world) == 1  # memory is loaded for the next one, or began soon enough for this one
+    return (await owner.get(STORAGE)).version
+
+
+async def test_a_watch_before_memory_and_a_table_of_all_are_the_api_servers_own(kinds: World) -> None:
     owner = await watchers(kinds)
     version = (await owner.get(STORAGE)).version
     await put(kinds, STORAGE, "two", {"for": "oil"}, provisioner="x")
 
     async with watching(owner, f"{STORAGE}?watch=true&resourceVersion={version}") as events:
         assert await events.named() == ("ADDED", "two")  # though memory began after it
-    async with watching(owner, f"{STORAGE}?watch=true&resourceVersion={version}", TABLE) as events:
-        type_, table = await events.event()
-        assert (type_, table["kind"], table["rows"][0]["cells"][0]) == ("ADDED", "Table", "two")
+    for since in (f"&resourceVersion={version}", ""):
+        async with watching(owner, f"{STORAGE}?watch=true{since}", TABLE) as events:
+            type_, table = await events.event()
+            name = "two" if since else "one"
+            assert (type_, table["kind"], table["rows"][0]["cells"][0]) == ("ADDED", "Table", name)
+
+
+async def test_many_watches_of_tables_cost_the_api_server_one_watch(kinds: World) -> None:
+    owner = await watchers(kinds)
+    version = await remembered(kinds, owner, TABLE)
+    async with asyncio.timeout(30), AsyncExitStack() as stack:
+        target = f"{STORAGE}?watch=true&resourceVersion={version}&allowWatchBookmarks=true"
+        events = [await stack.enter_async_context(watching(owner, target, TABLE)) for _ in range(20)]
+        sample = kinds.role.metrics.registry.get_sample_value
+        assert sample("tether_proxy_watches", {"source": "memory"}) == len(events)
+        await put(kinds, STORAGE, "two", {"for": "oil"}, provisioner="x")
+        await kinds.admin.merge_patch(f"{STORAGE}/other", {"metadata": {"labels": {"for": "oil"}}})
+        secret = {"labels": {"for": "gas"}, "annotations": {"secret": "x"}}
+        await kinds.admin.merge_patch(f"{STORAGE}/one", {"metadata": secret})
+        for watch in events:
+            tables = [await watch.event() for _ in range(3)]
+            rows = [(type_, table["rows"][0]["cells"][0]) for type_, table in tables]
+            assert rows == [("ADDED", "two"), ("ADDED", "other"), ("DELETED", "one")]
+            assert [table["columnDefinitions"] is None for _, table in tables] == [False, True, True]
+            # what it is by now is not the caller's
+            assert b"secret" not in msgspec.json.encode(tables[2])
+            assert len(tables[2][1]["rows"][0]["cells"]) == len(tables[0][1]["rows"][0]["cells"])
+    assert watches(kinds) == 1
 
 
 async def test_a_client_that_lists_by_watching_costs_no_watch_upstream(kinds: World) -> None:

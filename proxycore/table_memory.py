@@ -1,0 +1,74 @@
+"""A cluster-scoped kind in memory as the rows that kubectl prints, for as many ``kubectl get --watch`` as there are.
+
+Only the API server can print a row, and a row tells an age. So a watch goes on here from a version, where each row is
+as new as the change that it tells of; what begins with all that there is goes to the API server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from proxycore.documents import TABLE, seen
+from proxycore.kind_memory import Record
+from proxycore.shared import SharedKind
+
+if TYPE_CHECKING:
+    from eventcore.kube_watch import WatchEvent
+
+_INCLUDE: Final = {"includeObject": "Metadata"}
+
+
+class _Meta(msgspec.Struct, frozen=True, rename="camel"):
+    resource_version: str = ""
+    uid: str = ""
+
+
+class _Object(msgspec.Struct, frozen=True):
+    metadata: _Meta
+
+
+class _Row(msgspec.Struct, frozen=True):
+    cells: msgspec.Raw
+    object: msgspec.Raw
+
+
+class _Column(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Table(msgspec.Struct, frozen=True, rename="camel"):
+    metadata: _Meta
+    column_definitions: msgspec.Raw = msgspec.Raw(b"null")
+    rows: list[msgspec.Raw] | None = None
+
+
+class SharedTable(SharedKind):
+    """The rows of one kind. ``columns``: their definitions as JSON; the body of a `Record` is a row."""
+
+    accept = TABLE
+    params = _INCLUDE
+
+    columns = msgspec.Raw(b"null")
+    column_names: tuple[str, ...] = ()
+
+    async def _list(self) -> None:
+        found = await self._client.get_as(_Table, self.path, params=_INCLUDE, accept=TABLE)
+        self.columns = msgspec.Raw(bytes(found.column_definitions))
+        self.column_names = tuple(one.name for one in msgspec.json.decode(self.columns, type=list[_Column]))
+        records = map(_record, found.rows or ())
+        self._loaded_with({record.seen.name: record for record in records}, int(found.metadata.resource_version))
+
+    def record(self, event: WatchEvent) -> Record:
+        (row,) = msgspec.json.decode(event.object, type=_Table).rows or (msgspec.Raw(b""),)
+        return _record(row)
+
+
+def _record(raw: msgspec.Raw) -> Record:
+    row = msgspec.json.decode(raw, type=_Row)
+    meta = msgspec.json.decode(row.object, type=_Object).metadata
+    if not meta.resource_version.isdecimal():
+        raise msgspec.DecodeError("a resourceVersion is no number")
+    body = b'{"cells":%b,"object":%b}' % (row.cells, row.object)
+    return Record(seen(row.object), meta.uid, int(meta.resource_version), body)

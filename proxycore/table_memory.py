@@ -61,8 +61,10 @@ class SharedTable(SharedKind):
         self._loaded_with({record.seen.name: record for record in records}, int(found.metadata.resource_version))
 
     def record(self, event: WatchEvent) -> Record:
-        (row,) = msgspec.json.decode(event.object, type=_Table).rows or (msgspec.Raw(b""),)
-        return _record(row)
+        rows = msgspec.json.decode(event.object, type=_Table).rows or []
+        if len(rows) != 1:
+            raise msgspec.DecodeError("an event of a Table holds one row")
+        return _record(rows[0])
 
 
 def _record(raw: msgspec.Raw) -> Record:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from eventcore.errors import TooManyRequestsError
 from eventcore.kube import KubeClient, api_path
 from tests.behaviour.conftest import Cluster, Object, Tenancy, may, path
 from tests.kubeapi import Client, Reply
@@ -53,7 +54,9 @@ OPTIONAL = {"GatewayClasses": "GatewayClass", "DeviceClasses": "DeviceClass"}
 ALLOWED = {"IngressClasses": "ingressOptions", "GatewayClasses": "gatewayOptions"}
 """Classes that a Tenant allows one level deeper."""
 SETTINGS = ("Nodes", *CLASSES, "PersistentVolumes")
-"""What ``proxySettings`` can name."""
+"""What ``proxySettings`` of a ProxySetting can name."""
+IN_TENANTS = tuple(kind for kind in SETTINGS if kind not in OPTIONAL)
+"""What those of a Tenant can, by Capsule's own definition."""
 RULED = (*SETTINGS, "ClusterRoles")
 """What ``clusterResources`` name here; ClusterRoles are seen by nothing else."""
 PERMITTED = "capsule-tether.io/cluster-resources"
@@ -93,7 +96,10 @@ class World:
                 ],
                 self.draw.randint(0, 2),
             )
-            spec: Object = {"owners": [owner | {"proxySettings": self._settings()} for owner in owners]}
+            settings = [self._settings(IN_TENANTS) for _ in owners]
+            spec: Object = {
+                "owners": [one | {"proxySettings": given} for one, given in zip(owners, settings, strict=True)]
+            }
             spec["nodeSelector"] = self.draw.choice([None, {"pool": "a"}, {"pool": "a", "tier": "gold"}])
             spec["storageClasses"] = self._choice("StorageClasses")
             spec["priorityClasses"] = self._choice("PriorityClasses")
@@ -106,7 +112,7 @@ class World:
         # Rules for all of the cluster, and for each tenant one ProxySetting in its first namespace.
         self.everywhere = [self._subject() | {"clusterResources": self._resources()} for _ in range(2)]
         self.inside = {
-            name: self._subject() | {"proxySettings": self._settings(), "clusterResources": self._resources()}
+            name: self._subject() | {"proxySettings": self._settings(SETTINGS), "clusterResources": self._resources()}
             for name in self.draw.sample(sorted(self.tenants), self.draw.randint(0, 3))
         }
 
@@ -131,8 +137,8 @@ class World:
             found.append(one | ({"operations": operations} if operations else {}))
         return found
 
-    def _settings(self) -> list[Object]:
-        kinds = self.draw.sample(SETTINGS, self.draw.randint(0, 4))
+    def _settings(self, of: tuple[str, ...]) -> list[Object]:
+        kinds = self.draw.sample(of, self.draw.randint(0, 4))
         operations = [["List"], ["List", "Update"], ["Update"], ["List", "Delete"]]
         return [{"kind": kind, "operations": self.draw.choice(operations)} for kind in kinds]
 
@@ -152,6 +158,9 @@ class World:
             labels = {"pool": self.draw.choice("ab"), "tier": self.draw.choice(["gold", "silver"])}
             metadata: Object = {"name": name, "labels": labels, "annotations": {"mark": secrets.token_hex(12)}}
             body: Object = {"metadata": metadata, **CLASSES.get(kind, {})}
+            if kind in OPTIONAL:  # a kind by definition has to say what it is
+                group, version, _ = KINDS[kind]
+                body |= {"apiVersion": f"{group}/{version}", "kind": OPTIONAL[kind]}
             if kind == "PersistentVolumes":
                 body["spec"] = {
                     "capacity": {"storage": "1Gi"},
@@ -317,13 +326,14 @@ class Asker:
         foreign = {kind: objects.keys() - (world.sees(who, kind) or set()) for kind, objects in secret.items()}
         self.hidden = {one for kind, names in foreign.items() for name in names for one in secret[kind][name]}
         self.named = {one for kind in secret for name in world.gets(who, kind) for one in secret[kind][name]}
-        self.unnamed = (foreign["Namespaces"] | foreign["Tenants"]) - self._claims()
+        self.unnamed = (foreign["Namespaces"] | foreign["Tenants"]) - self._told()
 
-    def _claims(self) -> set[str]:
-        """Return the namespaces that volumes name which the account may read, by a rule perhaps."""
+    def _told(self) -> set[str]:
+        """Return the namespaces and Tenants that volumes name which the account may read, by a rule perhaps."""
         volumes = self.world.objects["PersistentVolumes"]
-        specs = [volumes[name]["spec"] for name in self.world.gets(self.who, "PersistentVolumes")]
-        return {spec["claimRef"]["namespace"] for spec in specs if "claimRef" in spec}
+        mine = [volumes[name] for name in self.world.gets(self.who, "PersistentVolumes")]
+        claims = {volume["spec"]["claimRef"]["namespace"] for volume in mine if "claimRef" in volume["spec"]}
+        return claims | {volume["metadata"]["labels"].get(LABEL, "") for volume in mine}
 
     async def settled(self, until: Any) -> None:
         """Return once the grants have come as far as the administrator."""
@@ -466,7 +476,7 @@ async def _hold(cluster: Cluster, admin: KubeClient, seed: int, until: Any, *, r
     print(f"TETHER_DIFFERENTIAL_SEED={seed}")  # noqa: T201 -- pytest shows it when the test fails
     draw = random.Random(seed)  # noqa: S311 -- a draw, no secret
     world = World(draw, [Tenancy(cluster, admin) for _ in range(3)], ruled=ruled)
-    await _serve(admin)
+    await _serve(admin, until)
     await world.make(admin)
     stranger = Tenancy(cluster, admin)
     await stranger.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": stranger.home}})
@@ -492,7 +502,7 @@ async def _hold(cluster: Cluster, admin: KubeClient, seed: int, until: Any, *, r
             await admin.delete(f"{collection}/{body['metadata']['name']}")
 
 
-async def _serve(admin: KubeClient) -> None:
+async def _serve(admin: KubeClient, until: Any) -> None:
     """Bring the definitions that ship, the right to ClusterRoles, and kinds that this cluster does not serve."""
     applier = manifests.Applier(admin, "person")
     await applier.apply(manifests.read(manifests.shipped("deploy/crds")))
@@ -500,6 +510,14 @@ async def _serve(admin: KubeClient) -> None:
     for kind, singular in OPTIONAL.items():
         if await may(admin.get(api_path(*KINDS[kind]))) is None:
             await applier.apply([_definition(*KINDS[kind], singular)])
+            await until(lambda kind=kind: _is_served(admin, kind))
+
+
+async def _is_served(admin: KubeClient, kind: str) -> bool:
+    try:
+        return await may(admin.get(api_path(*KINDS[kind]))) is not None
+    except TooManyRequestsError:  # its storage is being made
+        return False
 
 
 def _definition(group: str, version: str, plural: str, kind: str) -> Object:

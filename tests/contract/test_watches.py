@@ -110,11 +110,13 @@ async def test_initial_events_without_their_match_are_invalid(admin: Client, con
 
 
 async def test_a_bookmark_tells_a_version_to_go_on_from(admin: Client, config_maps: str) -> None:
-    # given: kube-apiserver sends one to those that asked, at the latest shortly before their time is over
+    # given: kube-apiserver sends one shortly before the time is over, to those that asked and were told of something
     version = await _make(admin, config_maps, "a")
     asked = {"allowWatchBookmarks": "true", "timeoutSeconds": "4"}
     # when
-    async with admin.watch(config_maps, resourceVersion=version, **asked) as events:
+    async with admin.watch(config_maps, resourceVersion=version, **asked, **MINE) as events:
+        version = await _make(admin, config_maps, "new")
+        assert await events.brief() == ("ADDED", "new")
         bookmark = await events.next(bookmarks=True)
     # then
     assert (bookmark["type"], bookmark["object"]["kind"]) == ("BOOKMARK", "ConfigMap")
@@ -135,9 +137,11 @@ async def test_a_watch_ends_after_the_time_that_was_asked_for(admin: Client, con
     assert time.monotonic() - start >= 0.9
 
 
-async def test_a_watch_from_before_the_history_is_told_that_it_is_gone(admin: Client, config_maps: str) -> None:
+async def test_a_watch_from_before_the_history_is_told_that_it_is_gone(admin: Client) -> None:
+    # given: Tenants are known since their definition came, later than the first version
+    tenants = "/apis/capsule.clastix.io/v1beta2/tenants"
     # when
-    async with admin.watch(config_maps, resourceVersion="1") as events:
+    async with admin.watch(tenants, resourceVersion="1") as events:
         event = await events.next()
         ended = await events.ended()
     # then

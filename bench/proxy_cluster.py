@@ -80,13 +80,19 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
 
 async def _run(*arguments: str, **environ: str) -> str:
     """Run one of our own programs; RuntimeError with what it said when it fails."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, cwd=ROOT, env={**os.environ, **environ}, stdout=subprocess.PIPE
+    # In a thread: what these programs leave running holds the stdout that uvloop gives a child, so it never ends.
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        check=False,
+        text=True,
     )
-    out = (await process.communicate())[0].decode()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(arguments)} failed: {out}")
-    return out
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed: {done.stdout}")
+    return done.stdout
 
 
 def _exported(folder: Path, name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 
 Tenancy = Any
 ACCOUNT = "gitops-reconciler"

@@ -134,6 +134,8 @@ class _Up:
         wanted = [name for name in PROCESSES if name != "api-1" or not self._state.kubeconfig]
         missing = [name for name in wanted if name not in alive]
         self._layout.save(self._state)
+        for ident in (self._state.processes[name] for name in missing if name in self._state.processes):
+            await dev_processes.ended(ident)
         async with aiohttp.ClientSession(trust_env=False) as session:
             self._session = session
             base = [name for name in wanted if _role(name) in {"nats", "api"}]

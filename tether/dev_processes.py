@@ -71,12 +71,18 @@ def start(command: list[str], *, environ: Mapping[str, str], log: Path) -> Ident
         setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE),
     )
     # One that ended at once leaves remains to its parent, so its stat is still there.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return Ident(pid, int(fields[_STAT_STARTED]))
+    return Ident(pid, _started(pid))
+
+
+def _started(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[_STAT_STARTED])
 
 
 async def ended(ident: Ident) -> None:
-    """Return when the process has ended; at once when it does not run."""
+    """Return when the process has ended; at once when it does not run.
+
+    One that was killed is dead before the last of its threads is: until then its ports are taken.
+    """
     try:
         descriptor = os.pidfd_open(ident.pid)
     except ProcessLookupError:
@@ -85,8 +91,10 @@ async def ended(ident: Ident) -> None:
     over = asyncio.Event()
     try:
         loop.add_reader(descriptor, over.set)
-        if ident.alive:  # asked after the descriptor is open, so that it stands for this process and no later one
-            await over.wait()
+        # Asked after the descriptor is open, so that it stands for this process and no later one.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if _started(ident.pid) == ident.started:
+                await over.wait()
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)

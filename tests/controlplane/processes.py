@@ -142,6 +142,8 @@ class _Up:
     async def _start(self, name: str, check: Callable[[], Awaitable[str]]) -> None:
         """Start a process unless it runs, and wait until ``check`` returns ""."""
         if not self._runs(name):
+            if (before := self._state.processes.get(name)) is not None:
+                await dev_processes.ended(before)
             words = command(name, self._binaries, self._layout, self._state)
             environ = {key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
             environ |= environment(name, self._layout, self._state)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from tests.workers.conftest import Line
 
+pytestmark = pytest.mark.slow
+
 HOME, NAME = "oil-system", "gitops-reconciler"
 ROTATIONS = 3
 HOURS = 7200.0

@@ -177,7 +177,7 @@ async def _eventually(ask: Callable[[], Awaitable[T]]) -> T:
             try:
                 return await ask()
             except _NotYetError:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # Tether, Capsule and Kubernetes have a part in it; no one event tells of all
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ import msgspec
 import yarl
 
 from eventcore import logs
-from eventcore.clock import KUBE
+from eventcore.clock import KUBE, now
 from eventcore.errors import KubeError, NotFoundError, StartError
 from eventcore.kube_auth import KubeAuth
 from eventcore.kube_errors import error_of, unreachable
@@ -233,7 +233,7 @@ class KubeClient:
         """Record a core/v1 Event about an object, for ``kubectl describe``; a failure is logged, never raised."""
         namespace = regarding.namespace or "default"
         suffix = uuid.uuid4().hex[:16]
-        moment = KUBE.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        moment = now().strftime("%Y-%m-%dT%H:%M:%SZ")
         body = {
             "apiVersion": "v1",
             "kind": "Event",

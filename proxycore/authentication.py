@@ -13,12 +13,12 @@ import asyncio
 import base64
 import binascii
 import hashlib
-import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from eventcore.clock import KUBE
 from eventcore.errors import KubeError
 from eventcore.grants import AccountGrant, SubjectGrant
 from eventcore.logs import get
@@ -106,7 +106,7 @@ class Authenticator:
         ttl: float,
         metrics: Metrics,
         local: LocalTokens | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = KUBE.time,
     ) -> None:
         self._reviews = reviews
         self._local = local

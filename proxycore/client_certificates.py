@@ -8,7 +8,6 @@ still open, and a certificate that another proxy forwards is judged by the same 
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +17,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
+from eventcore.clock import KUBE
 from proxycore.identities import SERVICE_ACCOUNT_PREFIX, Identity
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class _Remembered(msgspec.Struct, frozen=True):
 class ClientCertificates:
     """Identifies by certificate. Nothing is believed before `trust`; an answer is remembered ``ttl`` seconds."""
 
-    def __init__(self, *, ttl: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, *, ttl: float, clock: Callable[[], float] = KUBE.time) -> None:
         self._ttl = ttl
         self._clock = clock
         self._policy: PolicyBuilder | None = None

@@ -94,9 +94,11 @@ async def spare_the_collector(service: Service) -> None:
     through all objects of a large cluster holds up every request for as long as it takes.
     """
     for reader in (service.objects, service.access):
-        while not reader.ready:
+        loaded = False
+        while not loaded:
             with suppress(TimeoutError):
                 await reader.wait_for(0, 60.0)
+                loaded = True
     gc.collect()
     gc.freeze()
 

@@ -36,7 +36,10 @@ MOST_PAUSE: Final = 5.0
 
 
 class SharedKind(KindMemory):
-    """One kind in one version, followed from the moment that it is made; ``ended`` hears when no more."""
+    """One kind in one version, followed from the moment that it is made; ``ended`` hears when no more.
+
+    ``accept`` and ``params`` are how the API server is asked.
+    """
 
     accept = JSON
     params: Mapping[str, str] = {}

@@ -6,7 +6,7 @@ as new as the change that it tells of; what begins with all that there is goes t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,8 +16,6 @@ from proxycore.shared import SharedKind
 
 if TYPE_CHECKING:
     from eventcore.kube_watch import WatchEvent
-
-_INCLUDE: Final = {"includeObject": "Metadata"}
 
 
 class _Meta(msgspec.Struct, frozen=True, rename="camel"):
@@ -48,13 +46,13 @@ class SharedTable(SharedKind):
     """The rows of one kind. ``columns``: their definitions as JSON; the body of a `Record` is a row."""
 
     accept = TABLE
-    params = _INCLUDE
+    params = {"includeObject": "Metadata"}  # noqa: RUF012 - as the class above has it; nobody writes to it
 
     columns = msgspec.Raw(b"null")
     column_names: tuple[str, ...] = ()
 
     async def _list(self) -> None:
-        found = await self._client.get_as(_Table, self.path, params=_INCLUDE, accept=TABLE)
+        found = await self._client.get_as(_Table, self.path, params=self.params, accept=self.accept)
         self.columns = msgspec.Raw(bytes(found.column_definitions))
         self.column_names = tuple(one.name for one in msgspec.json.decode(self.columns, type=list[_Column]))
         records = map(_record, found.rows or ())

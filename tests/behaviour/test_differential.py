@@ -465,7 +465,6 @@ async def test_everybody_sees_exactly_what_the_administrator_wrote(
     await _hold(cluster, admin, seed, until, ruled=False)
 
 
-@pytest.mark.slow
 async def test_everybody_sees_what_cluster_resources_show_too_where_the_gate_is_open(
     cluster: Cluster, admin: KubeClient, seed: int, until: Any, ruled: None
 ) -> None:

@@ -175,7 +175,8 @@ def test_structs_bytes_and_deep_values_are_plain_json(capsys: pytest.CaptureFixt
     assert (line["body"], line["raw"]) == ("[5 bytes]", "[2 bytes]")
 
 
-@given(st.text(max_size=30), st.text(max_size=30))
+# The word Bearer goes with its token.
+@given(st.text(max_size=30).filter(lambda text: not text.lower().endswith("bearer")), st.text(max_size=30))
 def test_redaction_keeps_what_stands_around_a_token(before: str, after: str) -> None:
     text = logs.redact(f"{before} {JWT} {after}")
     assert JWT not in text

@@ -26,7 +26,7 @@ CACHE = Path(__file__).parents[3] / ".cache"
 def client() -> Path:
     """The script beside the modules that its lock file names, installed once for each state of that file."""
     for needed in ("node", "npm"):
-        if shutil.which(needed) is None:
+        if shutil.which(needed) is None:  # no file of this project installs Node.js; -ra names what was left out
             pytest.skip(f"{needed} is not on the PATH: this test runs the JavaScript client itself")
     sources = [HERE / name for name in ("package.json", "package-lock.json", "client.js")]
     digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in sources[:2])).hexdigest()[:12]

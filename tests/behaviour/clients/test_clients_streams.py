@@ -32,7 +32,7 @@ class Node:
 
     def __init__(self, name: str, port: int) -> None:
         self.name = name
-        self._url = f"https://127.0.0.1:{port}"
+        self.port = port
 
     async def say(self, line: str) -> None:
         """Let its containers log a line, once somebody follows their logs."""
@@ -42,7 +42,7 @@ class Node:
         async with (
             asyncio.timeout(SECONDS),
             aiohttp.ClientSession(connector=connector) as session,
-            session.post(f"{self._url}/say", params={"line": line}) as response,
+            session.post(f"https://127.0.0.1:{self.port}/say", params={"line": line}) as response,
         ):
             assert response.status == 200
 
@@ -54,10 +54,9 @@ async def node(owner: Tenancy, admin: KubeClient, program: MakeProgram, tmp_path
     async with program([pinned(pins.KUBELET)], tmp_path).running() as kubelet:
         found = Node(f"{owner.name}-node", int(await kubelet.line()))
         await admin.create(nodes, object_of("Node", "", found.name))
-        port = int(found._url.rpartition(":")[2])  # noqa: SLF001 -- of this file
         status = {
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": found.port}},
         }
         await admin.merge_patch(f"{nodes}/{found.name}/status", {"status": status})
         yield found

@@ -29,6 +29,7 @@ from eventcore.errors import ForbiddenError, NotFoundError
 from eventcore.events import AuditRecord, decode_body
 from eventcore.kube import KubeClient, api_path
 from eventcore.settings import Settings, load
+from tests.behaviour.people import acting, authority  # noqa: F401 -- fixtures
 from tests.kubeapi import Client
 from tether import dev_processes
 
@@ -111,11 +112,11 @@ class Cluster:
     async def wire(self, token: str = "", *, direct: bool = False) -> AsyncIterator[Client]:
         """Yield a client that shows every answer: with a token, or directly as the admin, as Flux's own account is."""
         direct = direct or not token
-        url, trust = self._way(direct=direct, with_certificate=not token)
+        url, trust = self.way(direct=direct, with_certificate=not token)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust), trust_env=False) as session:
             yield Client(url, session, {"Authorization": f"Bearer {token}"} if token else {})
 
-    def _way(self, *, direct: bool, with_certificate: bool) -> tuple[str, ssl.SSLContext]:
+    def way(self, *, direct: bool, with_certificate: bool = False) -> tuple[str, ssl.SSLContext]:
         """Return the URL of the API server or of the proxy, and what is trusted and shown there."""
         if not direct:
             authority = Path(self.environ["TETHER_PROXY_CA_FILE"]).read_text()

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import msgspec
 import pytest
 
 from eventcore.kube import KubeClient, api_path
-from tests.kubeapi import Client, Ran, run_kubectl
-from tether import manifests
-from tether.dev_layout import write_private
+from tests.behaviour.people import PEOPLE, Person, are_users
+from tests.kubeapi import Client
 from tether.devcluster.pki import ClusterPki
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.kubectl, pytest.mark.slow]
 
 Tenancy = Any
-GROUP = "people.example"
 ACCOUNT = "gitops-reconciler"
 ENABLED = "capsule.addon.fluxcd/enabled"
 CAPSULE = "capsule.clastix.io"
@@ -36,74 +31,12 @@ CONFLICT = 409
 
 
 @pytest.fixture
-async def acting(admin: KubeClient) -> AsyncIterator[None]:
-    """Let the proxy act for callers whose token cannot be sent on, for as long as a test lasts."""
-    objects = manifests.read(manifests.shipped("deploy/optional/proxy-impersonation.yaml"))
-    applier = manifests.Applier(admin, "person")
-    await applier.apply(objects)
-    yield
-    for obj in reversed(objects):
-        await admin.delete(await applier.path(obj))
-
-
-@pytest.fixture
-def authority(cluster: Any, control_plane: Path | None) -> ClusterPki:
-    """The authority by which the API server judges its clients."""
-    root = cluster.folder if control_plane is None else control_plane.parent
-    return ClusterPki.load_or_create(next(root.rglob("ca.key")).parent)
-
-
-class Person:
-    """Somebody with a certificate, at the proxy."""
-
-    def __init__(self, cluster: Any, folder: Path, name: str) -> None:
-        self._environ = cluster.environ
-        self._folder = folder
-        self.name = name
-
-    def shows(self, signer: ClusterPki, *groups: str) -> Person:
-        """Get a certificate with these groups."""
-        certificate, key = signer.client_certificate(self.name, groups)
-        write_private(self._folder / "tls.crt", certificate)
-        write_private(self._folder / "tls.key", key)
-        return self
-
-    @asynccontextmanager
-    async def wire(self, at: str = "") -> AsyncIterator[Client]:
-        """Yield a client that shows every answer; ``at`` is what follows the proxy's URL."""
-        trust = ssl.create_default_context(cafile=self._environ["TETHER_PROXY_CA_FILE"])
-        trust.load_cert_chain(self._folder / "tls.crt", self._folder / "tls.key")
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust), trust_env=False) as session:
-            yield Client(self._environ["TETHER_PROXY_URL"] + at, session)
-
-    async def kubectl(self, *arguments: str, at: str = "", expect: int = 0) -> Ran:
-        cluster = {
-            "server": self._environ["TETHER_PROXY_URL"] + at,
-            "certificate-authority": self._environ["TETHER_PROXY_CA_FILE"],
-        }
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": cluster}],
-            "users": [{"name": "u", "user": {"client-certificate": "tls.crt", "client-key": "tls.key"}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-        file = self._folder / "kubeconfig"
-        file.write_bytes(msgspec.json.encode(config))
-        return await run_kubectl(file, self._folder, *arguments, expect=expect)
-
-
-@pytest.fixture
 async def alice(
     acting: None, admin: KubeClient, cluster: Any, authority: ClusterPki, tenancy: Tenancy, tmp_path: Path
 ) -> Person:
     """Somebody who owns a tenant; the group of its certificate is one of Capsule's users."""
-    await admin.json_patch(
-        path(CAPSULE, "capsuleconfigurations", "default"),
-        [{"op": "add", "path": "/spec/userGroups/-", "value": GROUP}],
-    )
-    found = Person(cluster, tmp_path, f"alice-{tenancy.name}").shows(authority, GROUP)
+    await are_users(admin, PEOPLE)
+    found = Person(cluster, tmp_path, authority).shows(f"alice-{tenancy.name}", PEOPLE)
     await own(tenancy, {"kind": "User", "name": found.name})
     return found
 
@@ -154,21 +87,21 @@ async def test_a_person_with_a_certificate_sees_its_tenant_and_nothing_else(
     assert listed.out.split() == [f"namespace/{tenancy.name}-web"]
     me = await alice.kubectl("auth", "whoami")
     assert alice.name in me.out
-    assert GROUP in me.out
+    assert PEOPLE in me.out
 
     # and a certificate of another authority is nobody's: the handshake ends it
-    async with alice.shows(ClusterPki.load_or_create(None), GROUP).wire() as client:
+    async with alice.shows(alice.name, PEOPLE, signer=ClusterPki.load_or_create(None)).wire() as client:
         with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
             await client.get(NAMESPACES)
 
 
 async def test_a_person_with_two_tenants_sees_one_by_its_url(
-    alice: Person, authority: ClusterPki, tenancy: Tenancy, other: Tenancy, until: Any
+    alice: Person, tenancy: Tenancy, other: Tenancy, until: Any
 ) -> None:
     # given a tenant of its own and one of its team
     team = f"team-{other.name}"
     await own(other, {"kind": "Group", "name": team})
-    alice.shows(authority, GROUP, team)
+    alice.shows(alice.name, PEOPLE, team)
     mine, ours = f"{tenancy.name}-web", f"{other.name}-web"
     async with alice.wire() as client:
         await made(client, until, tenancy.name, mine)
@@ -187,7 +120,7 @@ async def test_a_person_with_two_tenants_sees_one_by_its_url(
     assert shown.out.split() == [f"namespace/{ours}"]
 
     # and without the team the other tenant is not there
-    async with alice.shows(authority, GROUP).wire(at=f"/tenant/{other.name}") as client:
+    async with alice.shows(alice.name, PEOPLE).wire(at=f"/tenant/{other.name}") as client:
         assert (await client.get(NAMESPACES)).status == NOT_FOUND
 
 

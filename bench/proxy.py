@@ -16,10 +16,11 @@ import msgspec
 from msgspec.structs import replace
 
 from bench.proxy_cluster import Cluster, cluster
+from bench.proxy_relay import relay
 from bench.proxy_stage import Stage, counting_stub, fast_stub, stage
 from bench.proxy_stub import CLUSTER, CONFIGMAPS, NODES, OBJECT, has_nginx
 from bench.proxy_watches import COUNT, watch_many
-from bench.wrk import Load, wrk
+from bench.wrk import Load, Run, wrk
 from eventcore import logs
 from proxycore.main import new_loop
 
@@ -63,6 +64,14 @@ class Bench:
         sys.stdout.write(f"{name:70} {value:>10,.2f}{beside}\n")
         sys.stdout.flush()
 
+    async def run(self, url: str, load: Load) -> Run:
+        """Run wrk once."""
+        return await wrk(url, load, self._seconds(load))
+
+    def _seconds(self, load: Load) -> int:
+        # The handshakes of hundreds of clients and as many upstream connections take a second.
+        return self.seconds * (1 if load.clients <= MAIN else 4)
+
     async def pairs(
         self, name: str, where: Stage, load: Load, *, rate: float | None = None, share: float | None = None
     ) -> None:
@@ -70,10 +79,7 @@ class Bench:
 
         With a goal for the rate there is one for the added p99 too.
         """
-        runs = [
-            (await wrk(where.direct, load, self.seconds), await wrk(where.proxy, load, self.seconds))
-            for _ in range(self.rounds)
-        ]
+        runs = [(await self.run(where.direct, load), await self.run(where.proxy, load)) for _ in range(self.rounds)]
         name = f"{name}, {load.clients} clients"
         self.say(f"{name}, direct (req/s)", statistics.median(one.rate for one, _ in runs))
         passed = statistics.median(two.rate for _, two in runs)
@@ -86,14 +92,14 @@ class Bench:
     async def alone(self, name: str, where: Stage, load: Load, goal: float | None = None) -> None:
         """Measure a load that the proxy answers from memory."""
         used, begun = time.process_time(), time.monotonic()
-        runs = [await wrk(where.proxy, load, self.seconds) for _ in range(self.rounds)]
+        runs = [await self.run(where.proxy, load) for _ in range(self.rounds)]
         used, took = time.process_time() - used, time.monotonic() - begun
         rate = statistics.median(one.rate for one in runs)
         name = f"{name}, {load.clients} clients"
         self.say(f"{name} (req/s)", rate, goal)
         # On a machine that does other things too, this says more than the rate.
-        mean = statistics.mean(one.rate for one in runs) * self.seconds * self.rounds
-        self.say(f"{name}, CPU of the proxy (µs a request, busy {used / took:.0%})", used / mean * 1e6)
+        total = sum(one.rate * self._seconds(load) for one in runs)
+        self.say(f"{name}, CPU of the proxy (µs a request, busy {used / took:.0%})", used / total * 1e6)
 
 
 async def throughput(bench: Bench, where: Stage) -> None:
@@ -124,6 +130,16 @@ async def throughput(bench: Bench, where: Stage) -> None:
                 load = Load(target=NAMESPACES, clients=clients, headers=headers)
                 await bench.alone(f"{name}, consistent, {form}", where, load)
     await where.owns(10)
+
+
+async def beside_relay(bench: Bench, where: Stage) -> None:
+    """Measure what Python, its event loop and TLS leave to reach: a relay of bytes in the proxy's place."""
+    load = Load(target=OBJECT)
+    async with relay(where.folder, where.direct) as url:
+        runs = [(await bench.run(url, load), await bench.run(where.proxy, load)) for _ in range(bench.rounds)]
+    name = f"get one object, {load.clients} clients"
+    bench.say(f"{name}, a relay of bytes in Python (req/s)", statistics.median(one.rate for one, _ in runs))
+    bench.say(f"{name}, share of that relay", statistics.median(two.rate / one.rate for one, two in runs))
 
 
 async def calls(bench: Bench, where: Stage, ask: Connection) -> None:
@@ -187,9 +203,9 @@ async def beside(bench: Bench, where: Cluster) -> None:
         for clients in CLIENTS[:2] if plain.body else CLIENTS:
             rates: dict[str, list[float]] = {name: [] for name in where.urls}
             for _ in range(bench.rounds):
-                rates["API server"].append((await wrk(direct, replace(plain, clients=clients), bench.seconds)).rate)
+                rates["API server"].append((await bench.run(direct, replace(plain, clients=clients))).rate)
                 for proxy, url in proxies:
-                    rates[proxy].append((await wrk(url, replace(filtered, clients=clients), bench.seconds)).rate)
+                    rates[proxy].append((await bench.run(url, replace(filtered, clients=clients))).rate)
             for server, found in rates.items():
                 bench.say(f"{name}, {clients} clients, {server} (req/s)", statistics.median(found))
 
@@ -221,6 +237,7 @@ async def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             async with fast_stub(Path(folder)) as url, stage(Path(folder), url) as where:
                 await throughput(bench, where)
+                await beside_relay(bench, where)
     else:
         sys.stderr.write("bench-proxy: without nginx there is no API server that is fast enough to compare with\n")
     with tempfile.TemporaryDirectory() as folder:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from proxycore.authentication import digest_of
 from proxycore.headers import asked_identity, bearer_token, forwarded, wants_upgrade
 from proxycore.measures import STAGES, WATCHES
 from proxycore.patterns import OTHER, pattern
@@ -157,6 +158,11 @@ class Meaning:
     def token(self) -> str:
         """The bearer token, "" without one."""
         return bearer_token(self._headers)
+
+    @functools.cached_property
+    def token_digest(self) -> bytes:
+        """What the token is remembered by."""
+        return digest_of(self.token)
 
     @functools.cached_property
     def asked(self) -> Identity | None:

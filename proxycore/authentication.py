@@ -126,7 +126,7 @@ class Authenticator:
 
     async def identify(self, token: str) -> Caller:
         """Return who the token belongs to; RefusedError 401, or 503 when nobody can tell now."""
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = digest_of(token)
         found = self._remembered.get(digest)
         if found is not None and found.until > self._clock():
             self._cached.inc()
@@ -137,9 +137,9 @@ class Authenticator:
             raise RefusedError(unauthorized())
         return found.caller
 
-    def recall(self, token: str) -> Caller | None:
-        """Return who a token belongs to if that is remembered and still true; None: `identify` tells."""
-        found = self._remembered.get(hashlib.sha256(token.encode()).digest())
+    def recall(self, digest: bytes) -> Caller | None:
+        """Return whose the token with this digest is if that is remembered and still true; None: `identify` tells."""
+        found = self._remembered.get(digest)
         if found is None or found.caller is None or found.until <= self._clock() or self.is_revoked(found.caller):
             return None
         self._cached.inc()
@@ -225,6 +225,11 @@ class Authenticator:
 
     def _count(self, result: str) -> None:
         self._metrics.identities.labels(result).inc()
+
+
+def digest_of(token: str) -> bytes:
+    """Return what a token is remembered by."""
+    return hashlib.sha256(token.encode()).digest()
 
 
 def _account_of(grant: Grant | None) -> str:

@@ -127,7 +127,7 @@ class Callers:
         for way in self._rules.order:
             if way == BEARER:
                 if meaning.token:
-                    return self._authenticator.recall(meaning.token)
+                    return self._authenticator.recall(meaning.token_digest)
             elif (request.certificate if way == CERTIFICATE else self._told(request)) is not None:
                 return None
         return None

@@ -120,8 +120,8 @@ def filter_list(body: bytes, view: View, judge: Judge) -> bytes:
     found = _LIST.decode(body)
     kept = [item for item in found.items or () if judge(seen(item))]
     if view.form == "metadata" and view.whole:
-        partial = [_partial(item) for item in kept]
-        return msgspec.json.encode(_List("PartialObjectMetadataList", META_VERSION, found.metadata, partial))
+        items = [partial(item) for item in kept]
+        return msgspec.json.encode(_List("PartialObjectMetadataList", META_VERSION, found.metadata, items))
     return msgspec.json.encode(_List(found.kind, found.api_version, found.metadata, kept))
 
 
@@ -134,7 +134,7 @@ def filter_one(body: bytes, view: View, judge: Judge) -> bytes | None:
         return msgspec.json.encode(table) if table.rows else None
     if not judge(seen(body)):
         return None
-    return bytes(_partial(body)) if view.form == "metadata" and view.whole else body
+    return bytes(partial(body)) if view.form == "metadata" and view.whole else body
 
 
 def names_in(body: bytes, judge: Judge) -> frozenset[str]:
@@ -159,7 +159,7 @@ def shown(body: msgspec.Raw, view: View) -> msgspec.Raw:
     """Return a watch event's object in the caller's form."""
     if view.form == "table":
         return msgspec.Raw(msgspec.json.encode(_filter_table(_TABLE_DECODER.decode(body), view, lambda _: True)))
-    return _partial(body) if view.form == "metadata" and view.whole else body
+    return partial(body) if view.form == "metadata" and view.whole else body
 
 
 def _filter_table(table: _Table, view: View, judge: Judge) -> _Table:
@@ -174,13 +174,14 @@ def _filter_table(table: _Table, view: View, judge: Judge) -> _Table:
 def _row_object(raw: msgspec.Raw, view: View) -> msgspec.Raw:
     if view.include == "None":
         return _NULL
-    return _partial(raw) if view.include == "Metadata" and view.asked_include == "Object" else raw
+    return partial(raw) if view.include == "Metadata" and view.asked_include == "Object" else raw
 
 
-def _partial(raw: bytes | msgspec.Raw) -> msgspec.Raw:
+def partial(raw: bytes | msgspec.Raw) -> msgspec.Raw:
+    """Return an object's metadata alone, as PartialObjectMetadata."""
     metadata: dict[str, Any] = msgspec.json.decode(raw).get("metadata") or {}
-    partial = {"kind": "PartialObjectMetadata", "apiVersion": META_VERSION, "metadata": metadata}
-    return msgspec.Raw(msgspec.json.encode(partial))
+    found = {"kind": "PartialObjectMetadata", "apiVersion": META_VERSION, "metadata": metadata}
+    return msgspec.Raw(msgspec.json.encode(found))
 
 
 class _AnyVersion(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ from proxycore.selectors import render
 from proxycore.shared import SharedKind, SharedKinds
 from proxycore.shared_watch import fields_of, render_kind
 from proxycore.statuses import RefusedError, Status, bad_gateway, expired, unavailable
-from proxycore.table_memory import SharedTable
+from proxycore.table_memory import SharedTable, SharedVolumes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,10 +88,9 @@ class FilteredKinds:
         """Return the same for a watch of Tables, which has to go on from a version; see `table_memory`."""
         query = decision.query
         begins = query.resource_version in {"", "0"} or query.initial_events is not None
-        # A volume's metadata does not tell whose it is, and whole objects are not held in rows.
-        if begins or query.include_object == "Object" or decision.kind.setting == VOLUMES:
+        if begins or query.include_object == "Object":  # whole objects are not held in rows
             return None
-        return await self.in_memory(decision, SharedTable)
+        return await self.in_memory(decision, SharedVolumes if decision.kind.setting == VOLUMES else SharedTable)
 
     async def answer(self, decision: Filtered, accept: str) -> bytes | None:
         """Return a list or an object, in JSON or protobuf; None: not the caller's, so RBAC answers. RefusedError."""

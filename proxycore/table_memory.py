@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from proxycore.documents import TABLE, seen
+from proxycore.documents import TABLE, partial, seen
 from proxycore.kind_memory import Record
 from proxycore.shared import SharedKind
 
@@ -55,20 +55,32 @@ class SharedTable(SharedKind):
         found = await self._client.get_as(_Table, self.path, params=self.params, accept=self.accept)
         self.columns = msgspec.Raw(bytes(found.column_definitions))
         self.column_names = tuple(one.name for one in msgspec.json.decode(self.columns, type=list[_Column]))
-        records = map(_record, found.rows or ())
+        records = map(self._record, found.rows or ())
         self._loaded_with({record.seen.name: record for record in records}, int(found.metadata.resource_version))
 
     def record(self, event: WatchEvent) -> Record:
         rows = msgspec.json.decode(event.object, type=_Table).rows or []
         if len(rows) != 1:
             raise msgspec.DecodeError("an event of a Table holds one row")
-        return _record(rows[0])
+        return self._record(rows[0])
+
+    def _record(self, raw: msgspec.Raw) -> Record:
+        row = msgspec.json.decode(raw, type=_Row)
+        meta = msgspec.json.decode(row.object, type=_Object).metadata
+        if not meta.resource_version.isdecimal():
+            raise msgspec.DecodeError("a resourceVersion is no number")
+        body = b'{"cells":%b,"object":%b}' % (row.cells, self._kept(row.object))
+        return Record(seen(row.object), meta.uid, int(meta.resource_version), body)
+
+    def _kept(self, found: msgspec.Raw) -> msgspec.Raw:
+        """Return what of a row's object its clients may ask for."""
+        return found
 
 
-def _record(raw: msgspec.Raw) -> Record:
-    row = msgspec.json.decode(raw, type=_Row)
-    meta = msgspec.json.decode(row.object, type=_Object).metadata
-    if not meta.resource_version.isdecimal():
-        raise msgspec.DecodeError("a resourceVersion is no number")
-    body = b'{"cells":%b,"object":%b}' % (row.cells, row.object)
-    return Record(seen(row.object), meta.uid, int(meta.resource_version), body)
+class SharedVolumes(SharedTable):
+    """The rows of PersistentVolumes: only the whole object tells whose one is, and its metadata is kept."""
+
+    params = {"includeObject": "Object"}  # noqa: RUF012 - as above
+
+    def _kept(self, found: msgspec.Raw) -> msgspec.Raw:
+        return partial(found)

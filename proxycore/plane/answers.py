@@ -98,18 +98,19 @@ class Answered:
     _sink: Sink | None = None
 
     def __init__(self, connection: UpstreamConnection) -> None:
-        self.values: list[bytes] = []
+        self.values: tuple[bytes, ...] = ()
         self.trailers: list[Header] = []
         self._connection = connection
         self._held: list[bytes] = []
 
-    def begin(self, code: int, reason: bytes, names: list[bytes], values: list[bytes], *, method: str) -> None:
+    def begin(self, code: int, reason: bytes, fields: list[tuple[bytes, bytes]], *, method: str) -> None:
         """Take the head."""
+        names, values = zip(*fields, strict=True) if fields else ((), ())
         self.code = code
         self.reason = reason.decode("latin-1")
         # What is long is not an API server's own, and could be another one each time.
         make = _kept if len(names) <= MOST_KEPT and sum(map(len, names)) <= LONGEST_KEPT else Heading
-        heading = self.heading = make(tuple(names))
+        heading = self.heading = make(names)
         self.values = values
         if heading.chunked:
             return

@@ -7,6 +7,7 @@ goes upstream is written anew from the parts.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -22,6 +23,8 @@ LONGEST_HEAD: Final = 262_144
 """Bytes of a whole head: an identity to impersonate may have hundreds of groups."""
 LONGEST_FIELD: Final = 65_536
 MOST_FIELDS: Final = 1024
+LONGEST_KEPT: Final = 512
+"""Bytes of a first line whose reading is remembered: clients ask for the same few again and again."""
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # noqa: S105 - a token of RFC 9110
@@ -71,17 +74,7 @@ class HeadReader:
     def read(self, raw: bytes) -> RequestHead:
         """Read a head, its empty line included; RefusedError (400, 431) when it has not exactly one meaning."""
         line, _, block = raw.partition(b"\r\n")
-        try:
-            found = _LINE.fullmatch(line.decode())
-        except UnicodeDecodeError:
-            _refuse("the head is not UTF-8")
-        if found is None:
-            _refuse(_NO_HTTP)
-        method, target, minor = found.groups()
-        if method not in METHODS:
-            _refuse("the method is none that a Kubernetes API has")
-        if target[0] != "/":
-            _refuse("the request target must be an absolute path")
+        method, target, minor = (_read_line_again if len(line) <= LONGEST_KEPT else _read_line)(line)
         last = self._last
         if last is None or block != self._block or minor != self._minor:
             self._last = None  # what is refused is not remembered
@@ -101,6 +94,25 @@ class HeadReader:
 def parse_head(raw: bytes | bytearray) -> RequestHead:
     """Read one head alone, as `HeadReader.read` does."""
     return HeadReader().read(bytes(raw))
+
+
+def _read_line(line: bytes) -> tuple[str, str, str]:
+    """Return method, target, and the minor version of HTTP."""
+    try:
+        found = _LINE.fullmatch(line.decode())
+    except UnicodeDecodeError:
+        _refuse("the head is not UTF-8")
+    if found is None:
+        _refuse(_NO_HTTP)
+    method, target, minor = found.groups()
+    if method not in METHODS:
+        _refuse("the method is none that a Kubernetes API has")
+    if target[0] != "/":
+        _refuse("the request target must be an absolute path")
+    return method, target, minor
+
+
+_read_line_again = functools.lru_cache(4096)(_read_line)
 
 
 def _read_block(block: bytes, *, modern: bool) -> RequestHead:
@@ -188,6 +200,7 @@ def render_answer(code: int, reason: str, headers: Iterable[Header]) -> bytes:
     return b"%b%b\r\n" % (status_line(code, reason), answer_fields(headers))
 
 
+@functools.lru_cache(256)
 def status_line(code: int, reason: str) -> bytes:
     """Return the first line of an answer."""
     return f"HTTP/1.1 {code} {reason}\r\n".encode("latin-1")

@@ -62,9 +62,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._used = False
         self._heard = False
         self._reason = b""
-        self._names: list[bytes] = []
-        self._values: list[bytes] = []
-        self._head_size = 0
+        self._fields: list[tuple[bytes, bytes]] = []  # of a head or of trailers, until they are complete
+        self._unread = 0  # bytes that came of those
         self._interim = False
         self._over = False
         self._reusable = False
@@ -149,6 +148,13 @@ class UpstreamConnection(asyncio.Protocol):
         if self._over:
             self._settle()
         elif self._answer is not None:
+            if self._fields or self._taker is not None:
+                self._unread += len(data)
+                if self._unread > LONGEST_HEAD:
+                    log.warning("the API server's answer cannot be used", error="its head is too large")
+                    self._fail(_unusable())
+                    self.abort()
+                    return
             self._answer.waits()
 
     def pause_writing(self) -> None:
@@ -217,7 +223,9 @@ class UpstreamConnection(asyncio.Protocol):
     # From the parser.
 
     def on_message_begin(self) -> None:
-        self._reason, self._names, self._values, self._head_size = b"", [], [], 0
+        self._reason = b""
+        self._fields.clear()
+        self._unread = 0
         self._interim = False
         if self._over or self._answer is None:
             self._dirty = True
@@ -226,11 +234,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_size += len(name) + len(value)
-        self._names.append(name)
-        self._values.append(value)
-        if self._head_size > LONGEST_HEAD:
-            raise ValueError("the head is too large")
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         code = self._parser.get_status_code()
@@ -247,8 +251,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._reusable = self._parser.should_keep_alive()
         if self._method == "HEAD":
             self._over = True
-        answer.begin(code, self._reason, self._names, self._values, method=self._method)
-        self._names, self._values = [], []
+        answer.begin(code, self._reason, self._fields, method=self._method)
+        self._fields.clear()
+        self._unread = 0
         self._taker = None
         taker.answer_begins(answer)
 
@@ -261,9 +266,9 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._interim:
             return
-        if self._answer is not None and self._names:
-            trailers = zip(self._names, self._values, strict=True)
-            self._answer.trailers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in trailers]
+        if self._answer is not None and self._fields:
+            trailers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._fields]
+            self._answer.trailers = trailers
         self._over = True
 
     # Ends.

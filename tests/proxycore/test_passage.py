@@ -174,6 +174,24 @@ async def test_an_answer_that_is_no_http_is_a_502_and_101_for_nothing_too(betwee
             assert (found.status, (await found.json())["reason"]) == (502, "InternalError")
 
 
+@pytest.mark.parametrize("trailers", [False, True], ids=["head", "trailers"])
+async def test_an_answer_whose_head_or_trailers_have_no_end_is_given_up(between: Between, *, trailers: bool) -> None:
+    begun = b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n" if trailers else b""
+
+    async def endless(_: Seen, __: Reader, writer: Writer) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n" + begun)
+        while not writer.is_closing():
+            writer.write(b"X-More: 1\r\n" * 1000)
+            await writer.drain()
+
+    between.upstream.answer = endless
+    async with connection(between) as (reader, writer):
+        writer.write(asks("/api/v1/pods", "Connection: close"))
+        found = await until_closed(reader)
+    # Once an answer has begun, its end without the last chunk tells.
+    assert found.endswith(b"ok\r\n") if trailers else found.startswith(b"HTTP/1.1 502 ")
+
+
 async def test_a_read_is_sent_once_more_when_its_connection_was_closed_and_no_more(between: Between) -> None:
     async def close(seen: Seen, reader: Reader, writer: Writer) -> None:
         await body(seen, reader)

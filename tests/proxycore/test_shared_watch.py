@@ -23,6 +23,7 @@ from tests.proxycore.test_rules_kinds import (
     METADATA,
     STORAGE,
     TENANTS,
+    VOLUMES,
     chosen,
     kinds,
     names,
@@ -163,6 +164,27 @@ async def test_many_watches_of_tables_cost_the_api_server_one_watch(kinds: World
             # what it is by now is not the caller's
             assert b"secret" not in msgspec.json.encode(tables[2])
             assert len(tables[2][1]["rows"][0]["cells"]) == len(tables[0][1]["rows"][0]["cells"])
+    assert watches(kinds) == 1
+
+
+async def test_tables_of_volumes_are_from_memory_and_show_their_metadata_alone(kinds: World) -> None:
+    owner = await owner_of(kinds, operations={"PersistentVolumes": LIST}, namespaces=("oil-1",))
+    version = (await owner.get(VOLUMES)).version
+    target = f"{VOLUMES}?watch=true&resourceVersion={version}"
+    async with watching(owner, target, TABLE), watching(owner, target, TABLE) as events:
+        for name, claim in (("theirs", "gas-1"), ("mine", "oil-1")):
+            await put(kinds, VOLUMES, name, spec={"claimRef": {"namespace": claim, "name": "data"}})
+        type_, table = await events.event()
+        (row,) = table["rows"]
+        assert (type_, row["cells"][0], row["object"]["kind"]) == ("ADDED", "mine", "PartialObjectMetadata")
+        assert "spec" not in row["object"]
+
+        # when somebody else claims it, nothing of that is told
+        claimed = {"spec": {"claimRef": {"namespace": "gas-1", "name": "secret"}}}
+        await kinds.admin.merge_patch(f"{VOLUMES}/mine", claimed)
+        type_, table = await events.event()
+        assert (type_, table["rows"][0]["cells"][0]) == ("DELETED", "mine")
+        assert b"gas-1" not in msgspec.json.encode(table)
     assert watches(kinds) == 1
 
 

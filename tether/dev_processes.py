@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _STAT_STATE = 0  # fields of /proc/<pid>/stat after the name, which may hold anything
+_STAT_FLAGS = 6
 _STAT_STARTED = 19
 _DEAD = frozenset("ZXx")
+_EXITING = 0x4  # PF_EXITING
+_KILL = 1 << (signal.SIGKILL - 1)
 
 
 class Ident(msgspec.Struct, frozen=True):
@@ -32,14 +35,18 @@ class Ident(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, pid: int) -> Ident | None:
-        """Return the identity of a live process; None when there is none, or only its remains."""
+        """Return the identity of a live process; None when there is none, or it was killed, or only its remains."""
         try:
+            # In this order: a signal that is not pending any more has had its effect.
+            pending = Path(f"/proc/{pid}/status").read_text().partition("\nSigPnd:")[2].split()
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
         if fields[_STAT_STATE] in _DEAD:
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)  # ours: nobody else would take its remains away
+            return None
+        if int(fields[_STAT_FLAGS]) & _EXITING or int(pending[0] if pending else "0", 16) & _KILL:
             return None
         return cls(pid, int(fields[_STAT_STARTED]))
 

@@ -341,6 +341,8 @@ class Tenancy:
             "kind": "Tenant",
             "name": owner.name,
             "uid": tenant["metadata"]["uid"],
+            "controller": True,
+            "blockOwnerDeletion": True,
         }
         metadata = {"ownerReferences": [reference], "labels": {"capsule.clastix.io/tenant": owner.name}}
 

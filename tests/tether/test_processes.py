@@ -23,6 +23,14 @@ DEAF = [
     "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\nwhile True: signal.pause()",
 ]
 
+THREADS = """
+import signal, threading
+for _ in range(200):
+    threading.Thread(target=signal.pause, daemon=True).start()
+print('up', flush=True)
+signal.pause()
+"""
+
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Start]:
@@ -64,6 +72,15 @@ async def test_its_output_goes_to_the_log_and_is_appended(tmp_path: Path) -> Non
 
     assert log.read_text().split() == ["out", "err", "out", "err"]
     assert log.stat().st_mode & 0o077 == 0
+
+
+async def test_a_process_that_was_killed_is_not_alive_though_it_has_not_ended_yet(started: Start) -> None:
+    ident = await started([*SLEEPER[:-1], THREADS])
+
+    os.kill(ident.pid, signal.SIGKILL)
+
+    assert not ident.alive
+    await dev_processes.ended(ident)
 
 
 async def test_the_end_of_a_killed_process_is_noticed_and_it_is_not_alive(started: Start) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bench.proxy_cluster import Cluster, cluster
-from bench.proxy_relay import relay
+from bench.proxy_relay import relay, reverse_proxy
 from bench.proxy_stage import Stage, counting_stub, fast_stub, stage
 from bench.proxy_stub import CLUSTER, CONFIGMAPS, NODES, OBJECT, has_nginx
 from bench.proxy_watches import COUNT, watch_many
@@ -66,11 +66,7 @@ class Bench:
 
     async def run(self, url: str, load: Load) -> Run:
         """Run wrk once."""
-        return await wrk(url, load, self._seconds(load))
-
-    def _seconds(self, load: Load) -> int:
-        # The handshakes of hundreds of clients and as many upstream connections take a second.
-        return self.seconds * (1 if load.clients <= MAIN else 4)
+        return await wrk(url, load, self.seconds)
 
     async def pairs(
         self, name: str, where: Stage, load: Load, *, rate: float | None = None, share: float | None = None
@@ -98,7 +94,7 @@ class Bench:
         name = f"{name}, {load.clients} clients"
         self.say(f"{name} (req/s)", rate, goal)
         # On a machine that does other things too, this says more than the rate.
-        total = sum(one.rate * self._seconds(load) for one in runs)
+        total = sum(one.rate for one in runs) * self.seconds
         self.say(f"{name}, CPU of the proxy (µs a request, busy {used / took:.0%})", used / total * 1e6)
 
 
@@ -132,14 +128,19 @@ async def throughput(bench: Bench, where: Stage) -> None:
     await where.owns(10)
 
 
-async def beside_relay(bench: Bench, where: Stage) -> None:
-    """Measure what Python, its event loop and TLS leave to reach: a relay of bytes in the proxy's place."""
+async def in_its_place(bench: Bench, where: Stage) -> None:
+    """Measure what else could stand in the proxy's place, and decides nothing, in turn with the proxy."""
     load = Load(target=OBJECT)
-    async with relay(where.folder, where.direct) as url:
-        runs = [(await bench.run(url, load), await bench.run(where.proxy, load)) for _ in range(bench.rounds)]
+    async with relay(where.folder, where.direct) as bytes_alone, reverse_proxy(where.folder, where.direct) as nginx:
+        urls = {"direct": where.direct, "nginx": nginx, "a relay of bytes in Python": bytes_alone, "proxy": where.proxy}
+        runs = [{name: (await bench.run(url, load)).rate for name, url in urls.items()} for _ in range(bench.rounds)]
     name = f"get one object, {load.clients} clients"
-    bench.say(f"{name}, a relay of bytes in Python (req/s)", statistics.median(one.rate for one, _ in runs))
-    bench.say(f"{name}, share of that relay", statistics.median(two.rate / one.rate for one, two in runs))
+    for other in ("nginx", "a relay of bytes in Python"):
+        bench.say(f"{name}, {other} in the proxy's place (req/s)", statistics.median(one[other] for one in runs))
+        found = statistics.median(one[other] / one["direct"] for one in runs)
+        bench.say(f"{name}, {other} in its place, share of direct", found)
+    found = statistics.median(one["proxy"] / one["a relay of bytes in Python"] for one in runs)
+    bench.say(f"{name}, the proxy's share of that relay", found, 0.5)
 
 
 async def calls(bench: Bench, where: Stage, ask: Connection) -> None:
@@ -237,7 +238,7 @@ async def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             async with fast_stub(Path(folder)) as url, stage(Path(folder), url) as where:
                 await throughput(bench, where)
-                await beside_relay(bench, where)
+                await in_its_place(bench, where)
     else:
         sys.stderr.write("bench-proxy: without nginx there is no API server that is fast enough to compare with\n")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
-"""What any proxy in Python costs at least here: a relay that reads nothing of what passes but its length.
+"""What stands in the proxy's place to compare with: a relay of bytes in Python, and nginx as a plain reverse proxy.
 
-It has the event loop, TLS and the sockets of the proxy, and no HTTP, no callers and no decisions.
+The relay reads nothing of what passes but its length. It has the event loop, TLS and the sockets of the proxy, and no
+HTTP, no callers and no decisions: what it costs, any proxy in Python costs.
 """
 
 from __future__ import annotations
@@ -11,10 +12,42 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from bench.proxy_stub import free_port, nginx_user, run_nginx
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+_NGINX: Final = """
+worker_processes 1;
+daemon off;
+pid {folder}/reverse.pid;
+error_log stderr error;
+{user}
+events {{ worker_connections 8192; }}
+http {{
+  access_log off;
+  keepalive_requests 1000000000;
+  upstream api {{
+    server {upstream};
+    keepalive 512;
+    keepalive_requests 1000000000;
+  }}
+  server {{
+    listen 127.0.0.1:{port} ssl backlog=4096;
+    ssl_certificate {folder}/tls.crt;
+    ssl_certificate_key {folder}/tls.key;
+    ssl_session_tickets off;
+    location / {{
+      proxy_pass https://api;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_buffer_size 16k;
+      proxy_buffers 16 16k;
+    }}
+  }}
+}}
+"""
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"Content-Length: "
 
@@ -70,6 +103,15 @@ class _Client(asyncio.Protocol):
 
     async def _open(self, data: bytes) -> None:
         (await self._dial()).ask(self._transport, data)
+
+
+@asynccontextmanager
+async def reverse_proxy(folder: Path, direct: str) -> AsyncIterator[str]:
+    """Run nginx with one worker before an API server, with the certificates of the folder; yields its URL."""
+    port = free_port()
+    config = _NGINX.format(folder=folder, user=nginx_user(), port=port, upstream=urlsplit(direct).netloc)
+    async with run_nginx(folder, "reverse", config, port) as url:
+        yield url
 
 
 @asynccontextmanager

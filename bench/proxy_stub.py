@@ -116,6 +116,11 @@ def free_port() -> int:
     return port
 
 
+def nginx_user() -> str:
+    """Return the line that lets nginx read the folder when it runs as root."""
+    return "user root;" if os.getuid() == 0 else ""
+
+
 def has_nginx() -> bool:
     """Tell whether nginx can be run."""
     return shutil.which("nginx", path=_PATH) is not None
@@ -134,10 +139,17 @@ async def nginx(folder: Path) -> AsyncIterator[str]:
         (folder / name).write_bytes(_listed("NamespaceList", items))
         (folder / f"{name}-table").write_bytes(_tabled(items))
     text = {name: BODIES[name].decode() for name in ("created", "reviewed", "version")}
-    user = "user root;" if os.getuid() == 0 else ""
-    config = _NGINX.format(folder=folder, user=user, port=port, object=OBJECT, configmaps=CONFIGMAPS, **text)
-    (folder / "nginx.conf").write_text(config)
-    command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    config = _NGINX.format(folder=folder, user=nginx_user(), port=port, object=OBJECT, configmaps=CONFIGMAPS, **text)
+    async with run_nginx(folder, "nginx", config, port) as url:
+        yield url
+
+
+@asynccontextmanager
+async def run_nginx(folder: Path, name: str, config: str, port: int) -> AsyncIterator[str]:
+    """Run nginx with a configuration that listens on a port; yields its URL."""
+    file = folder / f"{name}.conf"
+    file.write_text(config)
+    command = ["nginx", "-p", str(folder), "-c", str(file)]
     process = await asyncio.create_subprocess_exec(
         *command, env={**os.environ, "PATH": _PATH}, stdin=subprocess.DEVNULL
     )

@@ -68,10 +68,8 @@ class Bench:
         """Run wrk once."""
         return await wrk(url, load, self.seconds)
 
-    async def pairs(
-        self, name: str, where: Stage, load: Load, *, rate: float | None = None, share: float | None = None
-    ) -> None:
-        """Measure a load at the API server and through the proxy, in turn; goals for the rate, and the share of direct.
+    async def pairs(self, name: str, where: Stage, load: Load, *, rate: float | None = None) -> None:
+        """Measure a load at the API server and through the proxy, in turn.
 
         With a goal for the rate there is one for the added p99 too.
         """
@@ -81,7 +79,7 @@ class Bench:
         passed = statistics.median(two.rate for _, two in runs)
         self.say(f"{name}, through the proxy (req/s)", passed, rate)
         found = statistics.median(two.rate / one.rate for one, two in runs)
-        self.say(f"{name}, share of direct", found, share)
+        self.say(f"{name}, share of direct", found)
         added = statistics.median(two.p99 - one.p99 for one, two in runs)
         self.say(f"{name}, added p99 (ms)", added, 2.0 if rate else None, least=False)
 
@@ -103,8 +101,8 @@ async def throughput(bench: Bench, where: Stage) -> None:
     body = msgspec.json.encode({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"generateName": "x-"}}).decode()
     get = Load(target=OBJECT)
     for clients in CLIENTS:
-        rate, share = (20_000, 0.5) if clients == MAIN else (None, None)
-        await bench.pairs("get one object", where, replace(get, clients=clients), rate=rate, share=share)
+        rate = 20_000 if clients == MAIN else None
+        await bench.pairs("get one object", where, replace(get, clients=clients), rate=rate)
     await bench.alone("get one object", where, get)
     for clients in CLIENTS:
         await bench.pairs(
@@ -145,7 +143,7 @@ async def in_its_place(bench: Bench, where: Stage) -> None:
 
 async def calls(bench: Bench, where: Stage, ask: Connection) -> None:
     """Count what the API server is asked, with warm memory. It is in Python here, as the proxy is."""
-    await bench.pairs("get one object of a stub in Python", where, Load(target=OBJECT), share=0.5)
+    await bench.pairs("get one object of a stub in Python", where, Load(target=OBJECT))
     loads = {
         "get one object": (Load(target=OBJECT), 1.0),
         "consistent list of namespaces": (Load(target=NAMESPACES), 1.0),

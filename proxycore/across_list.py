@@ -10,9 +10,8 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from proxycore.documents import View
+from proxycore.documents import view_for
 from proxycore.merging import Merged, Part, Place, empty_form, part_of, place_of, refusal_of, upstream_accept
-from proxycore.representations import negotiate
 from proxycore.statuses import RefusedError, expired, unavailable
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 ATTEMPTS: Final = 3
 AT_ONCE: Final = 8
 """Namespaces of one list that are read at once."""
+ALL_AT_ONCE: Final = 64
+"""The same of all lists together: an API server lets some hundred requests in, and says 429 to the rest."""
 PAGE: Final = 500
 """Objects in a page upstream where the client names no limit."""
 MOST_HELD: Final = 256 * 2**20
@@ -39,9 +40,10 @@ class _AgainError(Exception):
 
 
 class Room:
-    """How much lists may hold, all together."""
+    """How much lists may hold, all together, and how many namespaces they may read at once: one in each of `turns`."""
 
-    def __init__(self, most: int = MOST_HELD) -> None:
+    def __init__(self, most: int = MOST_HELD, at_once: int = ALL_AT_ONCE) -> None:
+        self.turns = asyncio.Semaphore(at_once)
         self._left = most
 
     def take(self, size: int) -> None:
@@ -63,14 +65,14 @@ class AcrossList:
         self._crossing = crossing
         self._identity = identity
         self._decision = decision
-        self._view = View(form=negotiate(accept, watch=False), include=decision.query.include_object)
+        self._view = view_for(accept, include=decision.query.include_object)
         self._accept = upstream_accept(self._view.accept("list"), accept)
         self._send = send
         self._room = room
         self._held = 0
 
     async def body(self, version: int) -> bytes:
-        """Return the JSON of the list; RefusedError."""
+        """Return the list; RefusedError."""
         place = place_of(self._decision.token) if self._decision.token else None
         pinned = place is not None or self._decision.query.resource_version_match == "Exact"
         try:
@@ -93,7 +95,7 @@ class AcrossList:
         decision = self._decision
         allowed = await self._crossing.allowed(self._identity, decision, since=place.namespace if place else "")
         known = self._crossing.list_kinds.get((decision.group, decision.version, decision.resource), "")
-        merged = empty_form(self._view.form, decision.kind, decision.api_version, known)
+        merged = empty_form(self._view, decision.kind, decision.api_version, known)
         reading = _Reading(self, allowed, place)
         end = await reading.into(merged)
         if not reading.told <= self._crossing.candidates(self._identity):
@@ -117,13 +119,14 @@ class AcrossList:
         """Return a page of one namespace, or its refusal. ``version`` "": the one that the client asks for."""
         pairs = [("limit", str(limit)), *self._pin(version, token)]
         target = self._decision.target(namespace, pairs, table=self._view.form == "table")
-        answer = await self._send(target, self._accept)
-        body = await answer.read()
+        async with self._room.turns:
+            answer = await self._send(target, self._accept)
+            body = await answer.read()
         if answer.code != _OK:
             return refusal_of(answer.code, body)
         self._room.take(len(body))
         self._held += len(body)
-        return part_of(body)
+        return part_of(body, binary=self._view.binary)
 
     def _pin(self, version: str, token: str) -> list[tuple[str, str]]:
         query = self._decision.query

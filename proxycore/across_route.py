@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from proxycore.across import crosses
 from proxycore.across_list import AcrossList, Room
 from proxycore.across_watch import AcrossWatch
+from proxycore.replying import reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from proxycore.feed import NamespaceFeed
     from proxycore.freshness import Freshener
     from proxycore.passing import Passing
-
-OK = 200
 
 
 class AcrossNamespaces:
@@ -47,7 +46,7 @@ class AcrossNamespaces:
         listing = AcrossList(self._on, identity, decision, accept, send, self._room)
         body = await listing.body(self._feed.version())
         asked.run.began()
-        request.reply(OK, body)
+        await reply(request, body)
 
     async def watch(
         self,

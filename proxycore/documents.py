@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from proxycore import protobuf
-from proxycore.representations import Form
+from proxycore.representations import Form, negotiate, takes
 from proxycore.rules import Seen
+from proxycore.statuses import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +98,19 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     def asked_include(self) -> str:
         """What to ask for beside the cells of a Table: never less than what is needed to judge a row."""
         return "Object" if self.whole or self.include == "Object" else "Metadata"
+
+
+def view_for(
+    accept: str, *, watch: bool = False, single: bool = False, include: str = "Metadata", whole: bool = False
+) -> View:
+    """Return how an Accept header wants it: in protobuf only where nothing else will do; RefusedError 406."""
+    try:
+        form = negotiate(accept, watch=watch, single=single)
+    except RefusedError:
+        if watch or not takes(accept, protobuf.MEDIA_TYPE):
+            raise
+        return View(form="json", whole=whole, binary=True)
+    return View(form=form, include=include, whole=whole)
 
 
 def seen(raw: bytes | msgspec.Raw) -> Seen:

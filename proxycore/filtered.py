@@ -15,11 +15,9 @@ import msgspec
 from eventcore.errors import ForbiddenError, KubeError, KubeUnreachableError, NotFoundError, UnauthorizedError
 from eventcore.kube import METADATA_LIST
 from eventcore.logs import get
-from proxycore.documents import View, filter_list, filter_one, names_in
+from proxycore.documents import View, filter_list, filter_one, names_in, view_for
 from proxycore.kinds import VOLUMES
 from proxycore.listquery import ListQuery, encoded
-from proxycore.protobuf import MEDIA_TYPE
-from proxycore.representations import negotiate, takes
 from proxycore.rule_matching import ANY
 from proxycore.rules import Scope, Seen
 from proxycore.selectors import render
@@ -219,15 +217,14 @@ class FilteredKinds:
 
 
 def view_of(decision: Filtered, accept: str) -> View:
-    """Return how the caller wants it: in protobuf only where nothing else will do; RefusedError 406."""
-    whole = decision.kind.setting == VOLUMES
-    try:
-        form = negotiate(accept, watch=decision.verb == "watch", single=decision.verb == "get")
-    except RefusedError:
-        if decision.verb == "watch" or not takes(accept, MEDIA_TYPE):
-            raise
-        return View(form="json", whole=whole, binary=True)
-    return View(form=form, include=decision.query.include_object, whole=whole)
+    """Return how the caller wants it; RefusedError 406."""
+    return view_for(
+        accept,
+        watch=decision.verb == "watch",
+        single=decision.verb == "get",
+        include=decision.query.include_object,
+        whole=decision.kind.setting == VOLUMES,
+    )
 
 
 def watch_query(decision: Filtered, view: View) -> str:

@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from proxycore.documents import META_VERSION
+from proxycore.documents import META_VERSION, View
+from proxycore.protobuf import MAGIC, Listed, failure
 from proxycore.statuses import RefusedError, Status, bad_gateway, bad_request
 
 _NULL: Final = msgspec.Raw(b"null")
@@ -76,20 +77,25 @@ class Part(msgspec.Struct, frozen=True, rename="camel"):
         return self.metadata.continue_
 
 
-def part_of(body: bytes) -> Part:
-    """Read a list; RefusedError 502 when it is none."""
+def part_of(body: bytes, *, binary: bool = False) -> Part:
+    """Read a list, ``binary``: in protobuf; RefusedError 502 when it is none."""
     try:
-        return _PARTS.decode(body)
+        if not binary:
+            return _PARTS.decode(body)
+        listed = Listed.of(body)
+        meta = _Meta(listed.version, listed.continue_)
+        return Part(listed.kind, listed.api_version, meta, [msgspec.Raw(item) for item in listed.items])
     except msgspec.DecodeError:
         raise RefusedError(bad_gateway("the API server's list cannot be read")) from None
 
 
 class Merged:
-    """One list of many. The kind, its version and its columns are those of the first."""
+    """One list of many. The kind, its version and its columns are those of the first. ``binary``: in protobuf."""
 
-    def __init__(self, kind: str, api_version: str) -> None:
+    def __init__(self, kind: str, api_version: str, *, binary: bool = False) -> None:
         self.kind = kind
         self.api_version = api_version
+        self.binary = binary
         self.count = 0
         self._columns = _NULL
         self._entries: list[msgspec.Raw] = []
@@ -103,9 +109,10 @@ class Merged:
 
     def encode(self, version: str, place: Place | None) -> bytes:
         """Return the list; ``place``: where the next page goes on."""
-        meta = {"resourceVersion": version} if version else {}
-        if place is not None:
-            meta["continue"] = place.encode()
+        token = place.encode() if place is not None else ""
+        if self.binary:
+            return Listed(self.api_version, self.kind, version, token, list(map(bytes, self._entries))).encode()
+        meta = {name: text for name, text in (("resourceVersion", version), ("continue", token)) if text}
         head = {"kind": self.kind, "apiVersion": self.api_version, "metadata": meta}
         if self.kind != _TABLE:
             return msgspec.json.encode({**head, "items": self._entries})
@@ -113,13 +120,13 @@ class Merged:
         return msgspec.json.encode({**head, "columnDefinitions": columns, "rows": self._entries})
 
 
-def empty_form(form: str, kind: str, api_version: str, list_kind: str = "") -> Merged:
+def empty_form(view: View, kind: str, api_version: str, list_kind: str = "") -> Merged:
     """Return a list without objects. ``list_kind``: what the API server calls it, "" for what it does by convention."""
-    if form == "table":
+    if view.form == "table":
         return Merged(_TABLE, META_VERSION)
-    if form == "metadata":
+    if view.form == "metadata":
         return Merged("PartialObjectMetadataList", META_VERSION)
-    return Merged(list_kind or f"{kind}List", api_version)
+    return Merged(list_kind or f"{kind}List", api_version, binary=view.binary)
 
 
 def upstream_accept(wanted: str, accept: str) -> str:
@@ -144,7 +151,7 @@ class _Status(msgspec.Struct, frozen=True):
 def refusal_of(code: int, body: bytes) -> Status:
     """Return what the API server says of a failure, without the tokens that it may offer."""
     try:
-        found = msgspec.json.decode(body, type=_Status)
+        found = _Status(*failure(body)) if body.startswith(MAGIC) else msgspec.json.decode(body, type=_Status)
     except msgspec.DecodeError:
         found = _Status(message=f"the API server answered {code}")
     details = found.details or _Details()

@@ -26,15 +26,62 @@ _VARINT: Final = 0
 _SIZES: Final = {1: 8, 5: 4}
 _LONGEST_VARINT: Final = 10
 # Field numbers.
-_UNKNOWN_RAW: Final = 2
-_LIST_METADATA, _LIST_ITEMS, _LIST_VERSION = 1, 2, 2
+_UNKNOWN_TYPE, _UNKNOWN_RAW = 1, 2
+_API_VERSION, _KIND = 1, 2
+_LIST_METADATA, _LIST_ITEMS, _LIST_VERSION, _LIST_CONTINUE = 1, 2, 2, 3
 _METADATA, _SPEC, _NAME, _LABELS = 1, 2, 1, 11
 _KEY, _VALUE = 1, 2
+_MESSAGE, _REASON = 3, 4
 _CLAIM_REF, _CLAIM_NAMESPACE = 4, 2
 
 
 class ProtobufError(msgspec.DecodeError):
     """These bytes are not what the API server answers in protobuf."""
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A list, with its items as they came. ``continue_``: where the next page begins, "" at the end."""
+
+    api_version: str
+    kind: str
+    version: str
+    continue_: str
+    items: list[bytes]
+
+    @classmethod
+    def of(cls, body: bytes) -> Listed:
+        """Read a list; ProtobufError."""
+        raw = _raw(body)
+        types = [value for number, value, _ in _fields(body[len(MAGIC) :]) if number == _UNKNOWN_TYPE]
+        named = {number: _text(value) for type_ in types for number, value, _ in _fields(type_)}
+        metas = [value for number, value, _ in _fields(raw) if number == _LIST_METADATA]
+        told = {
+            number: _text(value)
+            for meta in metas
+            for number, value, _ in _fields(meta)
+            if number in {_LIST_VERSION, _LIST_CONTINUE}
+        }
+        return cls(
+            api_version=named.get(_API_VERSION, ""),
+            kind=named.get(_KIND, ""),
+            version=told.get(_LIST_VERSION, ""),
+            continue_=told.get(_LIST_CONTINUE, ""),
+            items=[value for number, value, _ in _fields(raw) if number == _LIST_ITEMS],
+        )
+
+    def encode(self) -> bytes:
+        """Return the body of an answer."""
+        told = ((_LIST_VERSION, self.version), (_LIST_CONTINUE, self.continue_))
+        meta = b"".join(_field(number, text.encode()) for number, text in told if text)
+        items = b"".join(_field(_LIST_ITEMS, item) for item in self.items)
+        named = _field(_API_VERSION, self.api_version.encode()) + _field(_KIND, self.kind.encode())
+        return MAGIC + _field(_UNKNOWN_TYPE, named) + _field(_UNKNOWN_RAW, _field(_LIST_METADATA, meta) + items)
+
+
+def failure(body: bytes) -> tuple[str, str]:
+    """Return message and reason of a Status; ProtobufError."""
+    told = {number: _text(value) for number, value, _ in _fields(_raw(body)) if number in {_MESSAGE, _REASON}}
+    return told.get(_MESSAGE, ""), told.get(_REASON, "")
 
 
 def filter_list(body: bytes, judge: Judge, *, volumes: bool = False) -> bytes:

@@ -18,7 +18,7 @@ from proxycore.headers import asked_identity, bearer_token, forwarded
 from proxycore.listquery import NAME_LABEL, parse_query
 from proxycore.plane.chunks import ChunkReader, chunk, last_chunk
 from proxycore.plane.heads import parse_head, render_request
-from proxycore.protobuf import MAGIC, ProtobufError, filter_list
+from proxycore.protobuf import MAGIC, Listed, ProtobufError, filter_list
 from proxycore.requestinfo import RequestInfo, parse
 from proxycore.selectors import matches, parse_labels, render
 from proxycore.statuses import RefusedError
@@ -222,6 +222,11 @@ def protobufs(data: bytes) -> None:
         return
     assert len(found) <= len(data) + 10  # an envelope's length may be spelled longer than need be
     assert filter_list(found, lambda _: True) == found
+    try:
+        listed = Listed.of(data)
+    except ProtobufError:
+        return  # its kind, or its token, is no text
+    assert Listed.of(listed.encode()) == listed
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {

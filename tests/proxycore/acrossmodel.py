@@ -165,9 +165,9 @@ def crossing(grants: Grants, reviews: Reviews) -> Crossing:
     return Crossing(reader, Discovery(Documents()), Rights(reviews, objects, limit=30))
 
 
-async def listed(found: Crossing, api: Api, who: Identity, query: str = "") -> dict[str, Any]:
+async def listed(found: Crossing, api: Api, who: Identity, query: str = "", room: Room | None = None) -> dict[str, Any]:
     """Return one page of the list of Pods."""
     decision = read(parse("GET", f"/api/v1/pods{'?' if query else ''}{query}"), "Pod")
-    listing = AcrossList(found, who, decision, "application/json", api.send, Room())
+    listing = AcrossList(found, who, decision, "application/json", api.send, room or Room())
     body: dict[str, Any] = msgspec.json.decode(await listing.body(3))
     return body

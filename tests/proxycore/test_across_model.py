@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventcore.grants import CapsuleUserRef, ConfigGrant, SubjectGrant, TenantGrant
+from proxycore.across_list import Room
 from proxycore.identities import Identity
 from proxycore.policy import Freshness
 from proxycore.requestinfo import parse
@@ -167,3 +168,32 @@ async def test_whether_a_request_is_answered_here_is_decided_in_this_order() -> 
     assert caught.value.status.code == 503
     everywhere = crossing(OIL, Reviews({("dana", "")}))
     assert await everywhere.decide(pods, DANA, FRESH) is None
+
+
+class Crowded(Api):
+    """Counts how many requests wait for their answers at the same time."""
+
+    now = most = 0
+
+    async def send(self, target: str, accept: str) -> Any:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.1)  # of virtual time, in which whatever may come comes
+        self.now -= 1
+        return await super().send(target, accept)
+
+
+@pytest.mark.looptime
+async def test_all_lists_together_read_no_more_namespaces_at_once_than_there_are_turns() -> None:
+    world = {
+        "tenants": {"a": NAMESPACES},
+        "owns": {one: ["a"] for one in SUBJECTS},
+        "shared": {one: [] for one in SUBJECTS},
+    }
+    api = Crowded({name: ["p"] for name in NAMESPACES})
+    found, room = crossing(grants(world), Reviews({("dana", name) for name in NAMESPACES})), Room(at_once=3)
+
+    pages = await asyncio.gather(*(listed(found, api, DANA, room=room) for _ in range(5)))
+
+    assert all({one["metadata"]["namespace"] for one in page["items"]} == set(NAMESPACES) for page in pages)
+    assert api.most == 3

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxycore.protobuf import MAGIC, ProtobufError, filter_list, filter_one, seen
+from proxycore.protobuf import MAGIC, Listed, ProtobufError, failure, filter_list, filter_one, seen
 from proxycore.rules import Seen
 
 
@@ -112,3 +112,32 @@ def test_no_bytes_are_read_as_more_than_they_are(raw: bytes) -> None:
     # with nothing allowed nothing is left but versions
     assert len(found) <= len(answer(raw))
     assert filter_list(found, lambda _: False) == found
+
+
+@given(
+    st.text(max_size=20),
+    st.text(max_size=20),
+    st.text(max_size=20),
+    st.text(max_size=300),
+    st.lists(st.binary(max_size=200)),
+)
+def test_a_list_that_is_written_reads_as_it_was(
+    api_version: str, kind: str, version: str, token: str, items: list[bytes]
+) -> None:
+    listed = Listed(api_version, kind, version, token, items)
+
+    assert Listed.of(listed.encode()) == listed
+
+
+def test_a_page_is_read_with_its_version_and_where_the_next_begins() -> None:
+    mine = thing("fast")
+
+    found = Listed.of(listed(mine))
+
+    assert found == Listed("storage.k8s.io/v1", "StorageClassList", "4711", "where the next page begins", [mine])
+
+
+def test_a_failure_says_what_and_why() -> None:
+    status = answer(field(2, "Failure") + field(3, "no such thing") + field(4, "NotFound") + field(6, 404), "Status")
+
+    assert failure(status) == ("no such thing", "NotFound")

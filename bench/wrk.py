@@ -12,6 +12,7 @@ import msgspec
 
 TOKEN: Final = "a-token-of-the-bench"  # noqa: S105 - the stub believes everybody
 _RATE = re.compile(r"Requests/sec:\s+([0-9.]+)")
+_TOTAL = re.compile(r"(\d+) requests in ")
 _P99 = re.compile(r"99%\s+([0-9.]+)(us|ms|s)")
 _BAD = re.compile(r"Non-2xx or 3xx responses: (\d+)")
 _MILLISECONDS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
@@ -28,10 +29,11 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One run of wrk: requests a second, and the 99th percentile in milliseconds."""
+    """One run of wrk: requests a second, the 99th percentile in milliseconds, and how many requests there were."""
 
     rate: float
     p99: float
+    total: int
 
 
 async def wrk(url: str, load: Load, seconds: int) -> Run:
@@ -49,9 +51,9 @@ async def wrk(url: str, load: Load, seconds: int) -> Run:
             "wrk", *arguments, url + load.target, stdout=asyncio.subprocess.PIPE
         )
         text = (await process.communicate())[0].decode()
-    rate, p99 = _RATE.search(text), _P99.search(text)
-    if rate is None or p99 is None or _BAD.search(text):
+    rate, p99, total = _RATE.search(text), _P99.search(text), _TOTAL.search(text)
+    if rate is None or p99 is None or total is None or _BAD.search(text):
         raise RuntimeError(f"wrk says: {text}")
     if not float(rate[1]):
         raise RuntimeError(f"no answer in {seconds} s: the machine is busy with something else, try --seconds 10")
-    return Run(float(rate[1]), float(p99[1]) * _MILLISECONDS[p99[2]])
+    return Run(float(rate[1]), float(p99[1]) * _MILLISECONDS[p99[2]], int(total[1]))

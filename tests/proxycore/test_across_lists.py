@@ -105,6 +105,19 @@ async def test_metadata_alone_can_be_asked_for(across: World) -> None:
     assert "data" not in reply.body["items"][0]
 
 
+async def test_a_large_list_is_compressed_for_who_takes_that(across: World) -> None:
+    owner = await oil(across, "oil-1", "oil-2")
+    for namespace in ("oil-1", "oil-2"):
+        path = api_path("", "v1", "configmaps", namespace=namespace)
+        await across.admin.create(path, {"metadata": {"name": "large"}, "data": {"of": "x" * 100_000}})
+
+    packed = await owner.get(CONFIGMAPS, headers={"Accept-Encoding": "gzip"})
+    plain = await owner.get(CONFIGMAPS, headers={"Accept-Encoding": "identity"})
+
+    assert found(packed) == found(plain) == ["oil-1/large", "oil-2/large"]
+    assert (packed.headers.get("Content-Encoding"), plain.headers.get("Content-Encoding")) == ("gzip", None)
+
+
 async def test_selectors_of_the_client_narrow_the_list(across: World) -> None:
     owner = await oil(across, "oil-1", "oil-2")
     await put(across, "oil-1", "a", app="web")

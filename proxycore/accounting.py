@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from proxycore.authentication import digest_of
 from proxycore.headers import asked_identity, bearer_token, forwarded, wants_upgrade
 from proxycore.measures import STAGES, WATCHES
-from proxycore.patterns import OTHER, pattern
+from proxycore.patterns import OTHER
 from proxycore.requestinfo import RequestInfo
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ class Run:
 
     def done(self, code: str) -> None:
         """Count the request, and write its access line; call it once. ``code`` is "gone" where the client went."""
-        self.began()
+        if not self._first_byte:
+            self.began()
         counts = self._counts
         counts.running -= 1
         self.total = time.monotonic() - self._begun
@@ -136,7 +137,7 @@ class Run:
         if self.upstream_seconds:
             counts.upstream.observe(self.upstream_seconds)
         verb = self.info.verb if self.info.verb in _VERBS else "other"
-        counts.answered(self.route, verb, code, pattern(self.info) if self.info.path else OTHER, self.total)
+        counts.answered(self.route, verb, code, self.info.pattern or OTHER, self.total)
         if counts.access_log is not None:
             counts.access_log.take(self, gone=code == "gone")
 

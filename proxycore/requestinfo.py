@@ -32,7 +32,8 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     ``tenant``: the name in a prefix ``/tenant/<name>``, "" without one; ``target`` and ``path`` begin after it.
     ``verb`` is get, list, watch, create, update, patch, delete or deletecollection for a resource, else the method in
-    lower case. ``legacy_watch`` tells the old spelling ``/api/v1/watch/...``.
+    lower case. ``legacy_watch`` tells the old spelling ``/api/v1/watch/...``. ``pattern`` is what the path follows, for
+    whoever counts; see `patterns`.
     """
 
     method: str
@@ -50,6 +51,7 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     legacy_watch: bool = False
     tenant: str = ""
+    pattern: str = ""
 
     @property
     def is_namespaces(self) -> bool:

@@ -10,6 +10,8 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from eventcore.logs import get
 from proxycore.accounting import Asked, Counts, Meaning, Run
 from proxycore.across_route import AcrossNamespaces
@@ -18,7 +20,7 @@ from proxycore.impersonating import Acting
 from proxycore.namespace_lists import NamespaceLists
 from proxycore.narrowing import narrowed
 from proxycore.passing import REFUSALS, Passing
-from proxycore.patterns import OTHER
+from proxycore.patterns import OTHER, pattern
 from proxycore.policy import (
     Filtered,
     Forward,
@@ -309,10 +311,13 @@ class Proxy:
         request.reply(status.code, status.encode(), extra)
 
 
-@functools.lru_cache(4096)
-def _read_again(method: str, target: str) -> RequestInfo:
-    return parse(method, target)
-
-
 def _read(method: str, target: str) -> RequestInfo:
-    return (_read_again if len(target) <= LONGEST_KEPT else parse)(method, target)
+    return (_read_again if len(target) <= LONGEST_KEPT else _read_once)(method, target)
+
+
+def _read_once(method: str, target: str) -> RequestInfo:
+    info = parse(method, target)
+    return msgspec.structs.replace(info, pattern=pattern(info))
+
+
+_read_again = functools.lru_cache(4096)(_read_once)

@@ -9,7 +9,9 @@ from functools import partial
 from typing import Any
 
 import pytest
+from nats.js.errors import NotFoundError
 
+from eventcore.bus import Bus
 from eventcore.events import WorkRequest, decode_body
 from eventcore.grants import BUCKET
 from eventcore.keys import Key, key, parse_work_subject
@@ -31,6 +33,15 @@ async def is_granted(cluster: Any, grant: Key) -> bool:
     """Tell whether a grant is in ``access``: what was taken out of there unseen, the proxy goes on showing."""
     async with cluster.bus() as bus:
         return await bus.kv_get(grant) is not None
+
+
+async def is_stored(bus: Bus, subject: str) -> bool:
+    """Tell whether WORK holds a request."""
+    try:
+        await bus.js.get_last_msg(WORK, subject)
+    except NotFoundError:
+        return False
+    return True
 
 
 @pytest.fixture

@@ -19,12 +19,16 @@ _MILLISECONDS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run asks for: a target with a number of clients, ``body`` as a POST."""
+    """What a run asks for: a target with a number of clients, ``body`` as a POST.
+
+    ``think``: milliseconds between an answer and the next request of a client.
+    """
 
     target: str
     clients: int = 32
     headers: tuple[str, ...] = ()
     body: str = ""
+    think: int = 0
     token: str = TOKEN
 
 
@@ -45,8 +49,10 @@ async def wrk(url: str, load: Load, seconds: int) -> Run:
         if load.body:
             script.write('wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n')
             script.write(f"wrk.body = [==[{load.body}]==]\n")
-            script.flush()
-            arguments += ["-s", str(Path(script.name))]
+        if load.think:
+            script.write(f"function delay() return {load.think} end\n")
+        script.flush()
+        arguments += ["-s", str(Path(script.name))]
         process = await asyncio.create_subprocess_exec(
             "wrk", *arguments, url + load.target, stdout=asyncio.subprocess.PIPE
         )

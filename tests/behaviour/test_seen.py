@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from eventcore.events import AuditRecord
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 
 Tenancy = Any
 Object = dict[str, Any]

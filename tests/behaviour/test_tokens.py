@@ -78,6 +78,7 @@ async def everywhere(tenancy: Tenancy, until: Any, namespace: str, old: str) -> 
     return str(await until(moved))
 
 
+@pytest.mark.slow
 async def test_ten_rotations_refuse_nobody_who_reads_again_and_in_the_end_everybody_who_does_not(
     tenancy: Tenancy, until: Any
 ) -> None:

@@ -85,6 +85,7 @@ async def publish(bus: Bus, stream: str, name: str, version: int) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 async def test_no_key_has_two_live_holders_and_no_state_goes_back(
     bus: Bus, fleet: list[asyncio.subprocess.Process], tmp_path: Path
 ) -> None:

@@ -202,6 +202,7 @@ async def test_a_running_folder_cannot_be_given_another_api_server(
     assert "take another --dir" in err
 
 
+@pytest.mark.slow
 async def test_another_api_server_and_a_second_folder_beside_the_first(
     running: Path, tmp_path: Path, tether: Tether
 ) -> None:

@@ -42,6 +42,7 @@ async def test_a_token_is_rotated_in_time_and_the_one_before_it_dies_after_the_o
         assert not await line.accepts(first)
 
 
+@pytest.mark.slow
 async def test_ten_rotations_in_a_row_refuse_nobody_who_reads_again_and_whoever_does_not(line: Line) -> None:
     # given the example runs with tokens that are rotated every second, and a client in the tenant's namespace
     async with line.everything():

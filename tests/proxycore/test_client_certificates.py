@@ -160,6 +160,18 @@ def test_a_certificate_with_any_one_byte_changed_names_nobody(value: int) -> Non
             assert judge.identify(ALICE.der[:place] + bytes([value]) + ALICE.der[place + 1 :]) is None
 
 
+def test_a_signature_of_which_bits_are_said_to_be_unused_is_none() -> None:
+    # given a certificate whose signature ends with bits that are zero, which is when DER allows to say so
+    pair = next(one for one in map(AUTHORITY.client, ["alice"] * 10_000) if not one.certificate.signature[-1] & 0b11)
+    place = len(pair.der) - len(pair.certificate.signature) - 1
+    assert pair.der[place] == 0
+
+    changed = pair.der[:place] + bytes([2]) + pair.der[place + 1 :]
+
+    assert trusting().identify(pair.der) is not None
+    assert trusting().identify(changed) is None
+
+
 # The header.
 
 

@@ -12,41 +12,27 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from bench.proxy_stub import free_port, nginx_user, run_nginx
+from bench.proxy_stub import run_nginx
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-_NGINX: Final = """
-worker_processes 1;
-daemon off;
-pid {folder}/reverse.pid;
-error_log stderr error;
-{user}
-events {{ worker_connections 8192; }}
-http {{
-  access_log off;
-  keepalive_requests 1000000000;
+_HTTP: Final = """
   upstream api {{
     server {upstream};
     keepalive 512;
     keepalive_requests 1000000000;
   }}
-  server {{
-    listen 127.0.0.1:{port} ssl backlog=4096;
-    ssl_certificate {folder}/tls.crt;
-    ssl_certificate_key {folder}/tls.key;
-    ssl_session_tickets off;
-    location / {{
+"""
+_SERVER: Final = """
+    location / {
       proxy_pass https://api;
       proxy_http_version 1.1;
       proxy_set_header Connection "";
       proxy_buffer_size 16k;
       proxy_buffers 16 16k;
-    }}
-  }}
-}}
+    }
 """
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"Content-Length: "
@@ -88,10 +74,10 @@ class _Client(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._free = free
         self._dial = dial
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # asyncio types the base class only
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def data_received(self, data: bytes) -> None:
         if self._free:
@@ -107,10 +93,9 @@ class _Client(asyncio.Protocol):
 
 @asynccontextmanager
 async def reverse_proxy(folder: Path, direct: str) -> AsyncIterator[str]:
-    """Run nginx with one worker before an API server, with the certificates of the folder; yields its URL."""
-    port = free_port()
-    config = _NGINX.format(folder=folder, user=nginx_user(), port=port, upstream=urlsplit(direct).netloc)
-    async with run_nginx(folder, "reverse", config, port) as url:
+    """Run nginx before an API server; yields its URL."""
+    http = _HTTP.format(upstream=urlsplit(direct).netloc)
+    async with run_nginx(folder, "reverse", http=http, server=_SERVER) as url:
         yield url
 
 
@@ -122,9 +107,11 @@ async def relay(folder: Path, direct: str) -> AsyncIterator[str]:
     there = ssl.create_default_context(cafile=folder / "ca.crt")
     loop, where = asyncio.get_running_loop(), urlsplit(direct)
     free: list[_Upstream] = []
+    opened: list[_Upstream] = []
 
     async def dial() -> _Upstream:
         _, made = await loop.create_connection(lambda: _Upstream(free), "127.0.0.1", where.port or 0, ssl=there)
+        opened.append(made)
         return made
 
     server = await loop.create_server(lambda: _Client(free, dial), "127.0.0.1", 0, ssl=here, backlog=1024)
@@ -132,6 +119,6 @@ async def relay(folder: Path, direct: str) -> AsyncIterator[str]:
         yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        for one in free:
+        for one in opened:
             one.transport.abort()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one turn of the loop, in which the aborted transports close

@@ -71,25 +71,33 @@ BODIES: Final = {
 
 # nginx.
 
-_NGINX: Final = """
+_FRAME: Final = """
 worker_processes 1;
 daemon off;
-pid {folder}/nginx.pid;
+pid {folder}/{name}.pid;
 error_log stderr error;
 {user}
 events {{ worker_connections 8192; }}
 http {{
   access_log off;
   keepalive_requests 1000000000;
-  open_file_cache max=100 inactive=1h;
-  default_type application/json;
-  map $http_accept $form {{ default ""; "~as=Table" -table; }}
-  client_body_temp_path {folder}/body;
+  {http}
   server {{
     listen 127.0.0.1:{port} ssl backlog=4096;
     ssl_certificate {folder}/tls.crt;
     ssl_certificate_key {folder}/tls.key;
     ssl_session_tickets off;
+    {server}
+  }}
+}}
+"""
+_HTTP: Final = """
+  open_file_cache max=100 inactive=1h;
+  default_type application/json;
+  map $http_accept $form {{ default ""; "~as=Table" -table; }}
+  client_body_temp_path {folder}/body;
+"""
+_SERVER: Final = """
     root {folder};
     location / {{ return 404 '{{}}'; }}
     location = {object} {{ rewrite ^ /object break; }}
@@ -103,8 +111,6 @@ http {{
       root {folder};
     }}
     location = /version {{ return 200 '{version}'; }}
-  }}
-}}
 """
 
 
@@ -114,11 +120,6 @@ def free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
     return port
-
-
-def nginx_user() -> str:
-    """Return the line that lets nginx read the folder when it runs as root."""
-    return "user root;" if os.getuid() == 0 else ""
 
 
 def has_nginx() -> bool:
@@ -131,24 +132,27 @@ _PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 @asynccontextmanager
 async def nginx(folder: Path) -> AsyncIterator[str]:
-    """Run nginx with tls.crt and tls.key of the folder; yields its URL."""
-    port = free_port()
+    """Run nginx as an API server; yields its URL."""
     (folder / "object").write_bytes(BODIES["object"])
     for name, count in (("one", 1), ("ten", 10), ("all", CLUSTER)):
         items = [namespace(number) for number in range(count)]
         (folder / name).write_bytes(_listed("NamespaceList", items))
         (folder / f"{name}-table").write_bytes(_tabled(items))
     text = {name: BODIES[name].decode() for name in ("created", "reviewed", "version")}
-    config = _NGINX.format(folder=folder, user=nginx_user(), port=port, object=OBJECT, configmaps=CONFIGMAPS, **text)
-    async with run_nginx(folder, "nginx", config, port) as url:
+    server = _SERVER.format(folder=folder, object=OBJECT, configmaps=CONFIGMAPS, **text)
+    async with run_nginx(folder, "nginx", http=_HTTP.format(folder=folder), server=server) as url:
         yield url
 
 
 @asynccontextmanager
-async def run_nginx(folder: Path, name: str, config: str, port: int) -> AsyncIterator[str]:
-    """Run nginx with a configuration that listens on a port; yields its URL."""
-    file = folder / f"{name}.conf"
-    file.write_text(config)
+async def run_nginx(folder: Path, name: str, *, http: str, server: str) -> AsyncIterator[str]:
+    """Run nginx with one worker and tls.crt and tls.key of the folder; yields its URL.
+
+    ``http`` and ``server`` are what these blocks of its configuration hold beside what is in every one.
+    """
+    port, file = free_port(), folder / f"{name}.conf"
+    user = "user root;" if os.getuid() == 0 else ""  # else its worker could not read the folder
+    file.write_text(_FRAME.format(folder=folder, name=name, user=user, port=port, http=http, server=server))
     command = ["nginx", "-p", str(folder), "-c", str(file)]
     process = await asyncio.create_subprocess_exec(
         *command, env={**os.environ, "PATH": _PATH}, stdin=subprocess.DEVNULL

@@ -33,7 +33,7 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     ``tenant``: the name in a prefix ``/tenant/<name>``, "" without one; ``target`` and ``path`` begin after it.
     ``verb`` is get, list, watch, create, update, patch, delete or deletecollection for a resource, else the method in
     lower case. ``legacy_watch`` tells the old spelling ``/api/v1/watch/...``. ``pattern`` is what the path follows, for
-    whoever counts; see `patterns`.
+    whoever counts (see `patterns`), "" until somebody looked.
     """
 
     method: str

@@ -21,6 +21,7 @@ from proxycore.namespace_lists import NamespaceLists
 from proxycore.narrowing import narrowed
 from proxycore.passing import REFUSALS, Passing
 from proxycore.patterns import OTHER, pattern
+from proxycore.plane.heads import LONGEST_KEPT
 from proxycore.policy import (
     Filtered,
     Forward,
@@ -63,8 +64,6 @@ log = get("proxy")
 
 PROBE: Final = "/_healthz"
 """The one path that answers without a token, as the existing proxy has it."""
-LONGEST_KEPT: Final = 512
-"""Characters of a target whose reading is remembered: clients ask for the same few again and again."""
 _EXPECTED = "100-continue"
 _FAILED: Final = 500
 _OK: Final = 200

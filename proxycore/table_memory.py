@@ -15,6 +15,8 @@ from proxycore.kind_memory import Record
 from proxycore.shared import SharedKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from eventcore.kube_watch import WatchEvent
 
 
@@ -46,7 +48,7 @@ class SharedTable(SharedKind):
     """The rows of one kind. ``columns``: their definitions as JSON; the body of a `Record` is a row."""
 
     accept = TABLE
-    params = {"includeObject": "Metadata"}  # noqa: RUF012 - as the class above has it; nobody writes to it
+    params: Mapping[str, str] = {"includeObject": "Metadata"}
 
     columns = msgspec.Raw(b"null")
     column_names: tuple[str, ...] = ()
@@ -80,7 +82,7 @@ class SharedTable(SharedKind):
 class SharedVolumes(SharedTable):
     """The rows of PersistentVolumes: only the whole object tells whose one is, and its metadata is kept."""
 
-    params = {"includeObject": "Object"}  # noqa: RUF012 - as above
+    params: Mapping[str, str] = {"includeObject": "Object"}
 
     def _kept(self, found: msgspec.Raw) -> msgspec.Raw:
         return partial(found)

@@ -24,7 +24,7 @@ LONGEST_HEAD: Final = 262_144
 LONGEST_FIELD: Final = 65_536
 MOST_FIELDS: Final = 1024
 LONGEST_KEPT: Final = 512
-"""Bytes of a first line whose reading is remembered: clients ask for the same few again and again."""
+"""Bytes of a first line, or its target, whose reading is remembered: clients ask for the same few again and again."""
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # noqa: S105 - a token of RFC 9110

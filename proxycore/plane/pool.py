@@ -63,7 +63,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._heard = False
         self._reason = b""
         self._fields: list[tuple[bytes, bytes]] = []  # of a head or of trailers, until they are complete
-        self._unread = 0  # bytes that came of those
+        self._bare = 0  # bytes that came since the last piece of a body, or since the head was complete
         self._interim = False
         self._over = False
         self._reusable = False
@@ -86,6 +86,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._method, self._request, self._chunked = method, body, chunked
         self._body_sent = body is None
         self._heard = self._over = False
+        self._bare = 0
         self._answer = Answered(self)
         self._taker = taker
         self.since = self._loop.time()
@@ -135,26 +136,20 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
             return
         self._heard = True
+        self._bare += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as found:
             self._upgraded(data[found.args[0] :])
             return
         except httptools.HttpParserError as error:
-            log.warning("the API server's answer cannot be used", error=type(error).__name__)
-            self._fail(_unusable())
-            self.abort()
+            self._refuse(type(error).__name__)
             return
         if self._over:
             self._settle()
+        elif self._bare > LONGEST_HEAD:
+            self._refuse("its head or its trailers are too large")
         elif self._answer is not None:
-            if self._fields or self._taker is not None:
-                self._unread += len(data)
-                if self._unread > LONGEST_HEAD:
-                    log.warning("the API server's answer cannot be used", error="its head is too large")
-                    self._fail(_unusable())
-                    self.abort()
-                    return
             self._answer.waits()
 
     def pause_writing(self) -> None:
@@ -225,7 +220,6 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._reason = b""
         self._fields.clear()
-        self._unread = 0
         self._interim = False
         if self._over or self._answer is None:
             self._dirty = True
@@ -253,11 +247,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._over = True
         answer.begin(code, self._reason, self._fields, method=self._method)
         self._fields.clear()
-        self._unread = 0
+        self._bare = 0
         self._taker = None
         taker.answer_begins(answer)
 
     def on_body(self, piece: bytes) -> None:
+        self._bare = 0
         if self._over or self._answer is None:
             self._dirty = True
         else:
@@ -308,6 +303,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._waits = False
             request.go_on()
             request.send_body_to(self)
+
+    def _refuse(self, why: str) -> None:
+        log.warning("the API server's answer cannot be used", error=why)
+        self._fail(_unusable())
+        self.abort()
 
     def _fail(self, error: RefusedError | StaleError) -> None:
         answer, self._answer = self._answer, None

@@ -29,7 +29,7 @@ from eventcore.errors import ForbiddenError, NotFoundError
 from eventcore.events import AuditRecord, decode_body
 from eventcore.kube import KubeClient, api_path
 from eventcore.settings import Settings, load
-from tests.behaviour.people import acting, authority  # noqa: F401 -- fixtures
+from tests.behaviour.people import acting, authority  # noqa: F401 -- fixtures of every test here
 from tests.kubeapi import Client
 from tether import dev_processes
 

@@ -175,13 +175,16 @@ async def test_an_answer_that_is_no_http_is_a_502_and_101_for_nothing_too(betwee
 
 
 @pytest.mark.parametrize("trailers", [False, True], ids=["head", "trailers"])
-async def test_an_answer_whose_head_or_trailers_have_no_end_is_given_up(between: Between, *, trailers: bool) -> None:
+@pytest.mark.parametrize("more", [b"X-More: 1\r\n", b"x"], ids=["many", "one"])
+async def test_an_answer_whose_head_or_trailers_have_no_end_is_given_up(
+    between: Between, more: bytes, *, trailers: bool
+) -> None:
     begun = b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n" if trailers else b""
 
     async def endless(_: Seen, __: Reader, writer: Writer) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n" + begun)
+        writer.write(b"HTTP/1.1 200 OK\r\n" + begun + b"X-First: ")
         while not writer.is_closing():
-            writer.write(b"X-More: 1\r\n" * 1000)
+            writer.write(more * 10_000)
             await writer.drain()
 
     between.upstream.answer = endless

@@ -161,11 +161,6 @@ class Metrics:
             registry=of,
         )
 
-        # The proxy.
-        self.identities = Counter(  # result
-            "tether_proxy_identity", "Credentials by how they were decided", ["result"], registry=of
-        )
-
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
@@ -185,8 +180,6 @@ class Metrics:
             for metric in (self.publishes, self.publish_errors, self.publish_conflicts):
                 metric.labels(stream)
             self.publish_seconds.labels(stream)
-        for result in ("local", "cached", "reviewed", "certificate", "xfcc", "anonymous", "refused", "failed"):
-            self.identities.labels(result)
         for mode in ("bound", "static"):
             self.token_age.labels(mode)
         for clock in (KUBE, NATS):

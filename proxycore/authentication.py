@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from eventcore.grants import Grant
-    from eventcore.metrics import Metrics
     from eventcore.views import Change, GrantRecord
     from proxycore.local_tokens import LocalTokens
+    from proxycore.measures import Tally
 
 log = get("proxy.authentication")
 
@@ -104,15 +104,14 @@ class Authenticator:
         reviews: Poster,
         *,
         ttl: float,
-        metrics: Metrics,
+        tally: Tally,
         local: LocalTokens | None = None,
         clock: Callable[[], float] = KUBE.time,
     ) -> None:
         self._reviews = reviews
         self._local = local
         self._ttl = ttl
-        self._metrics = metrics
-        self._cached = metrics.identities.labels("cached")
+        self._counts = tally.identities
         self._clock = clock
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
         self._running: dict[bytes, asyncio.Task[_Remembered]] = {}
@@ -129,7 +128,7 @@ class Authenticator:
         digest = digest_of(token)
         found = self._remembered.get(digest)
         if found is not None and found.until > self._clock():
-            self._cached.inc()
+            self._count("cached")
         else:
             found = await self._review_once(digest, token)
         if found.caller is None or self.is_revoked(found.caller):
@@ -142,7 +141,7 @@ class Authenticator:
         found = self._remembered.get(digest)
         if found is None or found.caller is None or found.until <= self._clock() or self.is_revoked(found.caller):
             return None
-        self._cached.inc()
+        self._counts["cached"] += 1
         return found.caller
 
     def is_revoked(self, caller: Caller) -> bool:
@@ -224,7 +223,7 @@ class Authenticator:
             notes.popitem(last=False)
 
     def _count(self, result: str) -> None:
-        self._metrics.identities.labels(result).inc()
+        self._counts[result] += 1
 
 
 def digest_of(token: str) -> bytes:

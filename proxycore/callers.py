@@ -20,11 +20,11 @@ from proxycore.statuses import RefusedError, unauthorized
 from proxycore.xfcc import certificate_of
 
 if TYPE_CHECKING:
-    from eventcore.metrics import Metrics
     from eventcore.settings import Settings
     from proxycore.accounting import Meaning
     from proxycore.authentication import Authenticator
     from proxycore.client_certificates import ClientCertificates
+    from proxycore.measures import Tally
     from proxycore.plane.exchange import Request
     from proxycore.requestinfo import RequestInfo
 
@@ -86,12 +86,12 @@ class Callers:
     """Identifies the sender of a request."""
 
     def __init__(
-        self, rules: CallerRules, authenticator: Authenticator, certificates: ClientCertificates, metrics: Metrics
+        self, rules: CallerRules, authenticator: Authenticator, certificates: ClientCertificates, tally: Tally
     ) -> None:
         self._rules = rules
         self._authenticator = authenticator
         self._certificates = certificates
-        self._metrics = metrics
+        self._counts = tally.identities
         self.own_headers = frozenset({rules.xfcc_header.replace("_", "-")})
         """Headers that are for the proxy alone, in lower case and with hyphens."""
 
@@ -156,7 +156,7 @@ class Callers:
         return request.method in _READS and not info.tenant and info.path in self._rules.public
 
     def _count(self, result: str) -> None:
-        self._metrics.identities.labels(result).inc()
+        self._counts[result] += 1
 
 
 def _network(text: str) -> _Network:

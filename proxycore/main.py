@@ -135,7 +135,7 @@ class Service:
         rate = settings.client_connection_qps
         reviews: Poster = Paced(self._kube, rate=rate, burst=settings.client_connection_burst) if rate else self._kube
         self._authenticator = Authenticator(
-            reviews, ttl=settings.identity_cache_ttl, metrics=metrics, local=self._local_tokens()
+            reviews, ttl=settings.identity_cache_ttl, tally=self.measures.tally, local=self._local_tokens()
         )
         certificates = ClientCertificates(ttl=settings.identity_cache_ttl)
         self._authorities: ClientAuthorities | None = None
@@ -156,7 +156,7 @@ class Service:
         self.crossing = self._make_crossing(reviews, discovery) if settings.proxy_all_namespaced else None
         self._show_sizes()
         self._proxy = Proxy(
-            callers=Callers(rules, self._authenticator, certificates, metrics),
+            callers=Callers(rules, self._authenticator, certificates, self.measures.tally),
             authenticator=self._authenticator,
             impersonator=self._impersonator,
             access=self.access,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STAGES: Final = ("identity", "decision", "upstream")
 WATCHES: Final = ("memory", "filtered", "forwarded")
+IDENTITIES: Final = ("local", "cached", "reviewed", "certificate", "xfcc", "anonymous", "refused", "failed")
 CACHES: Final = ("objects", "access", "identities", "impersonations", "lists")
 _FIRST_BYTE: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STAGE: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0)
@@ -70,6 +71,7 @@ class Tally(Collector):
 
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str, str, str], int] = {}  # route, verb, code, path
+        self.identities = dict.fromkeys(IDENTITIES, 0)
         self.first_byte = Spreads(_FIRST_BYTE)  # route
         self.stages = Spreads(_STAGE, *STAGES)
         self.paths = Spreads(_WHOLE)  # path
@@ -92,6 +94,12 @@ class Tally(Collector):
             for labels, count in counts.items():
                 family.add_metric(list(labels), count)
             yield family
+        identities = CounterMetricFamily(
+            "tether_proxy_identity", "Credentials by how they were decided", labels=["result"]
+        )
+        for result, count in self.identities.items():
+            identities.add_metric([result], count)
+        yield identities
         for name, text, label, spreads in (
             ("tether_proxy_request_seconds", "Time to the first byte of an answer", "route", self.first_byte),
             ("tether_proxy_stage_seconds", "Time of a request by stage", "stage", self.stages),

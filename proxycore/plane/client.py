@@ -7,7 +7,6 @@ moment so that the client can read why.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -15,9 +14,11 @@ from eventcore.logs import get
 from proxycore.plane.chunks import ChunkReader
 from proxycore.plane.exchange import Request
 from proxycore.plane.heads import LONGEST_HEAD, HeadReader, parse_head, timed_out, too_large
+from proxycore.plane.outgoing import Outgoing
 from proxycore.statuses import RefusedError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Coroutine
 
     from proxycore.headers import Header
@@ -44,7 +45,6 @@ REFUSED_SECONDS: Final = 0.05
 """The same after what was no HTTP: long enough that the answer is not lost with what was still on its way."""
 MOST_AHEAD: Final = 65_536
 """Bytes held of a body that nobody reads yet, or of requests after the one in hand."""
-HIGH_WATER: Final = 262_144
 _HEAD_END: Final = b"\r\n\r\n"
 _NEVER = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\x00")
 """What no head can hold, so that a client need not wait for the time-out to be told."""
@@ -53,7 +53,7 @@ _NEVER = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\x00")
 class Peer(Protocol):
     """The other side of a tunnel, or what an answer comes from."""
 
-    def take(self, data: bytes, /) -> None:
+    def write(self, data: bytes, /) -> None:
         """Send bytes on."""
 
     def pause(self) -> None:
@@ -66,11 +66,11 @@ class Peer(Protocol):
         """Close when all is sent."""
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Outgoing):
     """Reads requests and hands each to the listener's handler."""
 
     def __init__(self, listener: Listener) -> None:
-        self.transport: asyncio.Transport
+        super().__init__(listener.turn)
         self.peer = ""
         self._listener = listener
         self._loop = listener.loop
@@ -94,15 +94,14 @@ class ClientConnection(asyncio.Protocol):
     # From the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # asyncio types the base class only
-        self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        super().connection_made(transport)
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if name else ""
         self._listener.opened(self)
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None:
-            self._tunnel.take(data)
+            self._tunnel.write(data)
             return
         if self._deaf or (self._closing and not self._lingering):
             return
@@ -150,18 +149,11 @@ class ClientConnection(asyncio.Protocol):
 
     # A tunnel.
 
-    def take(self, data: bytes) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(data)
-
     def pause(self) -> None:
         self.transport.pause_reading()
 
     def resume(self) -> None:
         self.transport.resume_reading()
-
-    def hang_up(self) -> None:
-        self.transport.close()
 
     def become_tunnel(self, other: Peer) -> bytes:
         """Send all that comes from now on to the other side; return what has come already."""
@@ -221,6 +213,7 @@ class ClientConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Break the connection: what was sent is not whole."""
         self._closing = True
+        self.send()
         self.transport.abort()
 
     def stop(self) -> None:
@@ -367,7 +360,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         self._closing = True
-        self.transport.close()
+        self.hang_up()
 
     def _read_or_not(self) -> None:
         if (stops := self._ahead or self._slow_sink) == self._reads_not:

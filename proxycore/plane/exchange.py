@@ -177,7 +177,7 @@ class Request:
         """Tell a client that waits for it to send the body."""
         if self.expects and not self.answer_begun:
             self.expects = False
-            self._connection.transport.write(CONTINUE)
+            self._connection.write(CONTINUE)
 
     # The answer.
 
@@ -229,13 +229,13 @@ class Request:
             if self._owed < 0:
                 self.break_off()
                 return
-        self._connection.transport.write(head + piece)
+        self._connection.write(head + piece)
 
     def flush(self) -> None:
         """Send the head now if it still waits for the body."""
         if self._head:
             head, self._head = self._head, b""
-            self._connection.transport.write(head)
+            self._connection.write(head)
 
     @property
     def takes_more(self) -> bool:
@@ -261,7 +261,7 @@ class Request:
         end = (last_chunk(trailers, "latin-1") if trailers else LAST) if self._framing == "chunks" else b""
         head, self._head = self._head, b""
         if head or end:
-            self._connection.transport.write(head + end)
+            self._connection.write(head + end)
         self._source = None
         self._connection.answered(self, keeps=self._keeps)
 
@@ -286,10 +286,10 @@ class Request:
         self.answer_code = upstream.code
         self._tunnel_over = asyncio.get_running_loop().create_future()
         line = status_line(upstream.code, upstream.reason)
-        self._connection.transport.write(b"%b%b\r\n%b" % (line, fields, upstream.rest))
+        self._connection.write(b"%b%b\r\n%b" % (line, fields, upstream.rest))
         other = upstream.tunnel_to(self._connection)
         if early := self._connection.become_tunnel(other):
-            other.take(early)
+            other.write(early)
         await self._tunnel_over
 
     # From the connection.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from eventcore.logs import get
 from proxycore.plane.client import HEAD_SECONDS, ClientConnection
+from proxycore.plane.outgoing import Turn
 
 if TYPE_CHECKING:
     import ssl
@@ -33,6 +34,7 @@ class Listener:
 
     def __init__(self, handler: Handler, *, on_refused: Callable[[int], None] = lambda _: None) -> None:
         self.loop = asyncio.get_running_loop()
+        self.turn = Turn(self.loop)
         self.is_closing = False
         self.refused = on_refused
         self.port = 0

@@ -12,6 +12,7 @@ from eventcore.logs import get
 from proxycore.plane.answers import Answered, StaleError
 from proxycore.plane.chunks import chunk, last_chunk
 from proxycore.plane.heads import render_fields, request_line
+from proxycore.plane.outgoing import Outgoing, Turn
 from proxycore.statuses import RefusedError, bad_gateway, gateway_timeout, unavailable
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ IDLE_SECONDS: Final = 55.0
 """An unused connection is closed after this time, before an API server does it (90 s)."""
 MOST_IDLE: Final = 512
 LOOK_SECONDS: Final = 1.0
-HIGH_WATER: Final = 262_144
 LONGEST_HEAD: Final = 262_144
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that may be sent again when nobody knows whether they arrived."""
@@ -43,11 +43,11 @@ _CONTINUE: Final = 100
 _FINAL: Final = 200
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(Outgoing):
     """One connection to the API server."""
 
     def __init__(self, pool: Pool) -> None:
-        self.transport: asyncio.Transport
+        super().__init__(pool.turn)
         self._pool = pool
         self._loop = pool.loop
         self._parser = httptools.HttpResponseParser(self)
@@ -90,7 +90,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._answer = Answered(self)
         self._taker = taker
         self.since = self._loop.time()
-        self.transport.write(head)
+        self.write(head)
         if body is not None:
             if body.expects:
                 self._waits = True
@@ -100,14 +100,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def body_piece(self, piece: bytes) -> None:
         self.since = self._loop.time()
-        if not self.transport.is_closing():
-            self.transport.write(chunk(piece) if self._chunked else piece)
+        self.write(chunk(piece) if self._chunked else piece)
 
     def body_ended(self, trailers: list[Header]) -> None:
         self.since = self._loop.time()
         self._body_sent = True
-        if self._chunked and not self.transport.is_closing():
-            self.transport.write(last_chunk(self._pool.trailers(trailers)))
+        if self._chunked:
+            self.write(last_chunk(self._pool.trailers(trailers)))
 
     def body_broke(self, error: RefusedError) -> None:
         self._fail(error)
@@ -123,13 +122,12 @@ class UpstreamConnection(asyncio.Protocol):
     # From the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # asyncio types the base class only
-        self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        super().connection_made(transport)
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
         if self._peer is not None:
-            self._peer.take(data)
+            self._peer.write(data)
             return
         if self._answer is None:
             self._dirty = True
@@ -186,10 +184,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     # A tunnel, and the source of an answer.
 
-    def take(self, data: bytes) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(data)
-
     def pause(self) -> None:
         self._reads_not = True
         self.transport.pause_reading()
@@ -197,9 +191,6 @@ class UpstreamConnection(asyncio.Protocol):
     def resume(self) -> None:
         self._reads_not = False
         self.transport.resume_reading()
-
-    def hang_up(self) -> None:
-        self.transport.close()
 
     def become_tunnel(self, other: Peer) -> None:
         """Send all that comes from now on to the other side."""
@@ -332,6 +323,7 @@ class Pool:
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        self.turn = Turn(self.loop)
         self.trailers = trailers
         self.answer_seconds = answer_seconds
         self._connect = connect

@@ -26,7 +26,6 @@ def test_known_series_stand_at_zero_before_anything_happened() -> None:
         ("workqueue_retries_total", {"controller": "rbac"}),
         ("tether_dlq_total", {"controller": "rbac"}),
         ("tether_bus_publish_conflicts_total", {"stream": "OBJECTS"}),
-        ("tether_proxy_identity_total", {"result": "cached"}),
     ]:
         assert values[name, frozenset(labels.items())] == 0.0
 

@@ -11,9 +11,9 @@ import pytest
 
 from eventcore.errors import KubeUnreachableError
 from eventcore.grants import AccountGrant, BoundSecret, Grant, SubjectGrant
-from eventcore.metrics import Metrics
 from eventcore.views import Change, GrantRecord
 from proxycore.authentication import REFUSED_TTL, Authenticator
+from proxycore.measures import Tally
 from proxycore.statuses import RefusedError
 
 USER = "system:serviceaccount:oil-system:gitops-reconciler"
@@ -61,7 +61,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def authenticator(reviews: Reviews, clock: Clock) -> Authenticator:
-    return Authenticator(reviews, ttl=10.0, metrics=Metrics(), clock=clock)
+    return Authenticator(reviews, ttl=10.0, tally=Tally(), clock=clock)
 
 
 def jwt(**claims: Any) -> str:

@@ -178,6 +178,7 @@ async def test_the_series_tell_routes_stages_caches_and_patterns(between: Betwee
     assert seen["tether_proxy_cache_entries cache=identities"] == 1.0
     assert seen["tether_proxy_cache_entries cache=lists"] == 1.0
     assert seen["tether_proxy_tunnels"] == 0.0
+    assert seen["tether_proxy_identity_total result=failed"] == 0.0
     assert seen["tether_proxy_certificate_expiry_timestamp_seconds"] > 0.0
 
 

@@ -92,11 +92,6 @@ class Passage:
         if not request.answer_over:
             request.write(data)
 
-    def waits(self) -> None:
-        # What has a length is of no use before its body, and head and body in one piece cost half as much.
-        if self._answer is not None and self._answer.length is None:
-            self._asked.request.flush()
-
     def ended(self, trailers: list[Header]) -> None:
         if self._connection is None:
             return

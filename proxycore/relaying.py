@@ -60,7 +60,6 @@ async def tunnel(request: Request, upstream: Answered) -> None:
 def begin_stream(request: Request) -> None:
     """Begin an answer of the proxy's own that has no known end."""
     request.begin(200, "OK", _STREAM)
-    request.flush()
 
 
 def _fields(upstream: Answered, *, server: bytes = _SERVER) -> bytes:

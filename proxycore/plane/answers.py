@@ -69,9 +69,6 @@ class Sink(Protocol):
     def piece(self, data: bytes, /) -> None:
         """Take a piece."""
 
-    def waits(self) -> None:
-        """That was all that came for now."""
-
     def ended(self, trailers: list[Header], /) -> None:
         """The body is whole."""
 
@@ -134,10 +131,6 @@ class Answered:
         if self._size > MOST_HELD:
             self._connection.pause()
 
-    def waits(self) -> None:
-        if self._sink is not None:
-            self._sink.waits()
-
     def ended(self) -> None:
         self._over = True
         # Let go of, also below: whoever takes the body holds the answer, and a cycle waits for the garbage collector.
@@ -171,7 +164,6 @@ class Answered:
         if relay.over.done():
             return
         if not self._over:
-            request.flush()
             request.feed_from(self._connection)
         try:
             if stop is None:
@@ -227,10 +219,6 @@ class _Relay:
         if not self._request.answer_over:
             self._request.write(data)
 
-    def waits(self) -> None:
-        if not self._request.answer_over:
-            self._request.flush()
-
     def ended(self, trailers: list[Header]) -> None:
         if not self._request.answer_over:
             self._request.finish(trailers)
@@ -264,9 +252,6 @@ class _Pieces:
         self._some.set()
         if self._size > MOST_HELD:
             self._connection.pause()
-
-    def waits(self) -> None:
-        pass
 
     def ended(self, _: list[Header]) -> None:
         self._over = True
@@ -306,9 +291,6 @@ class _Whole:
         if self._size > LARGEST:
             self._connection.abort()
             self.broke()
-
-    def waits(self) -> None:
-        pass
 
     def ended(self, _: list[Header]) -> None:
         if not self.done.done():

@@ -90,7 +90,6 @@ class Request:
     _tunnel_over: asyncio.Future[None] | None = None
     _framing = ""  # of the answer: chunks, length, close, none
     _owed = 0
-    _head = b""
 
     def __init__(self, connection: ClientConnection, head: RequestHead, peer: str, remembered: Remembered) -> None:
         self.method = head.method
@@ -191,10 +190,7 @@ class Request:
         self.finish()
 
     def begin(self, code: int, reason: str, fields: bytes, *, length: int | None = None) -> None:
-        """Begin an answer; ``fields`` are whole header lines, without those that frame; ``length`` None: unknown.
-
-        The head goes out with the first bytes of the body, or by `flush`.
-        """
+        """Begin an answer; ``fields`` are whole header lines, without those that frame; ``length`` None: unknown."""
         if self.answer_begun:
             raise RuntimeError("an answer has begun already")
         self.answer_begun = True
@@ -214,13 +210,12 @@ class Request:
         if not self.body_over or self._connection.is_last:
             self._keeps = False
         close = b"" if self._keeps else _CLOSE
-        self._head = b"%b%b%b%b\r\n" % (status_line(code, reason), fields, framing, close)
+        self._connection.write(b"%b%b%b%b\r\n" % (status_line(code, reason), fields, framing, close))
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the body. It may go faster than the client reads: see `drain`, and `feed_from`."""
         if not piece or self._framing == "none":
             return
-        head, self._head = self._head, b""
         self.sent += len(piece)
         if self._framing == "chunks":
             piece = chunk(piece)
@@ -229,13 +224,7 @@ class Request:
             if self._owed < 0:
                 self.break_off()
                 return
-        self._connection.write(head + piece)
-
-    def flush(self) -> None:
-        """Send the head now if it still waits for the body."""
-        if self._head:
-            head, self._head = self._head, b""
-            self._connection.write(head)
+        self._connection.write(piece)
 
     @property
     def takes_more(self) -> bool:
@@ -258,10 +247,8 @@ class Request:
             self.break_off()
             return
         self.answer_over = True
-        end = (last_chunk(trailers, "latin-1") if trailers else LAST) if self._framing == "chunks" else b""
-        head, self._head = self._head, b""
-        if head or end:
-            self._connection.write(head + end)
+        if self._framing == "chunks":
+            self._connection.write(last_chunk(trailers, "latin-1") if trailers else LAST)
         self._source = None
         self._connection.answered(self, keeps=self._keeps)
 

@@ -34,7 +34,7 @@ class Listener:
 
     def __init__(self, handler: Handler, *, on_refused: Callable[[int], None] = lambda _: None) -> None:
         self.loop = asyncio.get_running_loop()
-        self.turn = Turn(self.loop)
+        self.turn = Turn(self.loop.call_soon)
         self.is_closing = False
         self.refused = on_refused
         self.port = 0

@@ -8,7 +8,10 @@ that one connection was given in a turn are one TLS record.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HIGH_WATER: Final = 262_144
 """Bytes that wait for the other end before whoever writes is told to pause."""
@@ -17,16 +20,16 @@ MOST_HELD: Final = 65_536
 
 
 class Turn:
-    """The connections of one event loop that have something to send at the end of this turn."""
+    """The connections that have something to send at the end of this turn. ``call_soon`` is the event loop's."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon = call_soon
         self._waiting: list[Outgoing] = []
 
     def add(self, connection: Outgoing) -> None:
         """Send what this connection holds once the callbacks of this turn are through."""
         if not self._waiting:
-            self._loop.call_soon(self._end)
+            self._call_soon(self._end)
         self._waiting.append(connection)
 
     def _end(self) -> None:

@@ -147,8 +147,6 @@ class UpstreamConnection(Outgoing):
             self._settle()
         elif self._bare > LONGEST_HEAD:
             self._refuse("its head or its trailers are too large")
-        elif self._answer is not None:
-            self._answer.waits()
 
     def pause_writing(self) -> None:
         self._stuck = True
@@ -323,7 +321,7 @@ class Pool:
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.turn = Turn(self.loop)
+        self.turn = Turn(self.loop.call_soon)
         self.trailers = trailers
         self.answer_seconds = answer_seconds
         self._connect = connect

@@ -128,11 +128,11 @@ class Authenticator:
         digest = digest_of(token)
         found = self._remembered.get(digest)
         if found is not None and found.until > self._clock():
-            self._count("cached")
+            self._counts["cached"] += 1
         else:
             found = await self._review_once(digest, token)
         if found.caller is None or self.is_revoked(found.caller):
-            self._count("refused")
+            self._counts["refused"] += 1
             raise RefusedError(unauthorized())
         return found.caller
 
@@ -176,17 +176,17 @@ class Authenticator:
     async def _review(self, digest: bytes, token: str) -> _Remembered:
         begun = self._clock()
         if self._local is not None and (known := await self._local.verify(token)) is not None:
-            self._count("local")
+            self._counts["local"] += 1
             caller = Caller(identity=known.identity, secret_uid=known.secret_uid)
             return self._remember(digest, _Remembered(caller, min(self._clock() + self._ttl, known.expiry)), begun)
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
         try:
             status = msgspec.json.decode(await self._reviews.create(PATH, body), type=_Review).status
         except (KubeError, msgspec.DecodeError) as error:
-            self._count("failed")
+            self._counts["failed"] += 1
             log.warning("token review failed", error=error)
             raise RefusedError(_cannot_tell(error)) from None
-        self._count("reviewed")
+        self._counts["reviewed"] += 1
         if self._local is not None and status.authenticated:
             self._local.learn(frozenset(status.audiences))
         reviewed = _caller(status.user, token) if status.authenticated and status.user.username else None
@@ -221,9 +221,6 @@ class Authenticator:
         notes.move_to_end(name)
         while notes and next(iter(notes.values())) < now - keep:
             notes.popitem(last=False)
-
-    def _count(self, result: str) -> None:
-        self._counts[result] += 1
 
 
 def digest_of(token: str) -> bytes:

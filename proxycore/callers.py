@@ -113,12 +113,12 @@ class Callers:
                 shown |= certificate is not None
                 identity = self._certificates.identify(certificate) if certificate else None
                 if identity is not None:
-                    self._count("certificate" if way == CERTIFICATE else "xfcc")
+                    self._counts["certificate" if way == CERTIFICATE else "xfcc"] += 1
                     return Caller(identity=identity, by_certificate=True), ""
         if refusal is not None:
             raise refusal
         if not shown and self._is_public(request, info) and not shows_token(request.headers):
-            self._count("anonymous")
+            self._counts["anonymous"] += 1
             return ANONYMOUS, ""
         raise RefusedError(unauthorized())
 
@@ -154,9 +154,6 @@ class Callers:
 
     def _is_public(self, request: Request, info: RequestInfo) -> bool:
         return request.method in _READS and not info.tenant and info.path in self._rules.public
-
-    def _count(self, result: str) -> None:
-        self._counts[result] += 1
 
 
 def _network(text: str) -> _Network:

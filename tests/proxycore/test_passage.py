@@ -147,6 +147,21 @@ async def test_a_client_that_goes_away_ends_its_request_upstream(between: Betwee
         assert await found.read() == b'{"kind": "Anything"}'
 
 
+async def test_the_client_gets_what_came_before_an_answer_turned_into_nonsense(between: Between) -> None:
+    async def answer(_: Seen, __: Reader, writer: Writer) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n")
+        await writer.drain()
+
+    between.upstream.answer = answer
+    async with connection(between) as (reader, writer):
+        writer.write(asks("/api"))
+
+        found = await reader.readuntil(b"hello")
+
+        assert found.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"nonsense" not in await until_closed(reader)
+
+
 async def test_an_answer_that_breaks_off_breaks_off_for_the_client(between: Between) -> None:
     async def half(_: Seen, __: Reader, writer: Writer) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")

@@ -78,16 +78,21 @@ class KubeAuth:
         finally:
             _module("config.kube_config")._cleanup_temp_files()  # noqa: SLF001 - keys must not stay in /tmp
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the credentials have to be read again, which `authorization` does."""
+        return time.monotonic() - self._read_at >= REFRESH_SECONDS
+
     async def authorization(self) -> str | None:
         """Return the Authorization header's value, None where a client certificate says it all."""
         async with self._lock:
-            if time.monotonic() - self._read_at >= REFRESH_SECONDS:
+            if self.is_due:
                 self._read_at = time.monotonic()
                 try:
                     await self._loader.reload(self._configuration, rejected=False)
                 except Exception as error:  # noqa: BLE001 - as in `load`; the credentials in hand may still be good
                     _log.warning("credentials could not be read again", origin=self.origin, why=_why(error))
-        return self._header()
+        return self.header
 
     async def renew(self, refused: str) -> bool:
         """Read the credentials again after a 401 to ``refused``; return whether there are others now.
@@ -95,7 +100,7 @@ class KubeAuth:
         Requests that were refused together renew once. UnauthorizedError when nothing can be read.
         """
         async with self._lock:
-            if self._header() == refused:
+            if self.header == refused:
                 self._read_at = time.monotonic()
                 try:
                     await self._loader.reload(self._configuration, rejected=True)
@@ -106,9 +111,11 @@ class KubeAuth:
                         status=401,
                         reason="Unauthorized",
                     ) from error
-            return self._header() != refused
+            return self.header != refused
 
-    def _header(self) -> str | None:
+    @property
+    def header(self) -> str | None:
+        """What `authorization` returned last."""
         value: str | None = self._configuration.api_key.get("BearerToken")
         # A token file often ends with a newline, which no header may hold.
         return value.strip() if value else None

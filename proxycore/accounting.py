@@ -153,7 +153,9 @@ class Meaning:
         self._headers = headers
         self._peer = peer
         self._own = own
-        self.sent = b""  # what passes upstream with a token, as bytes, once somebody rendered it
+        # What passes upstream, as bytes, once somebody rendered it: with the token, and under the proxy's account.
+        self.sent_as_caller = b""
+        self.sent_as_proxy = b""
 
     @functools.cached_property
     def token(self) -> str:

@@ -7,7 +7,7 @@ server as the caller, and RBAC says what it says.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -27,18 +27,21 @@ from proxycore.statuses import RefusedError, Status, bad_gateway, expired, unava
 from proxycore.table_memory import SharedTable, SharedVolumes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     import aiohttp
 
     from eventcore.kube import KubeClient
     from proxycore.discovery import Discovery
+    from proxycore.kind_memory import Record
     from proxycore.kinds import ProxiedKind
     from proxycore.policy import Filtered
     from proxycore.shared import K
 
 log = get("proxy.filtered")
+
+T = TypeVar("T")
 
 START_SECONDS: Final = 5.0
 """How long a client waits for memory to hold a kind; then the API server is asked."""
@@ -75,20 +78,29 @@ class FilteredKinds:
         shared = self._shared.of(kind.path, made)
         if not await shared.loaded(START_SECONDS):
             return None
-        version = query.resource_version
-        if version in {"", "0"}:
-            return shared
-        # From its version on, or what there is at that version or later.
-        good = shared.version >= int(version) if query.initial_events else int(version) >= shared.floor
-        return shared if good else None
+        if query.initial_events and shared.version < int(query.resource_version or 0):
+            return None  # what there is at that version or later
+        return shared
 
     async def rows_in_memory(self, decision: Filtered) -> SharedTable | None:
-        """Return the same for a watch of Tables, which has to go on from a version; see `table_memory`."""
-        query = decision.query
-        begins = query.resource_version in {"", "0"} or query.initial_events is not None
-        if begins or query.include_object == "Object":  # whole objects are not held in rows
+        """Return the same for a watch of Tables."""
+        if decision.query.include_object == "Object":  # whole objects are not held in rows
             return None
-        return await self.in_memory(decision, SharedVolumes if decision.kind.setting == VOLUMES else SharedTable)
+        rows = await self.in_memory(decision, SharedVolumes if decision.kind.setting == VOLUMES else SharedTable)
+        if rows is not None and decision.query.from_the_beginning:
+            try:
+                await rows.print_anew()
+            except (KubeError, msgspec.DecodeError) as error:
+                log.warning("rows cannot be printed anew", path=rows.path, error=error)
+                return None
+        return rows
+
+    async def past(self, decision: Filtered, kind: SharedKind) -> dict[str, Record]:
+        """Return what a client knows that goes on from before memory began; RefusedError 410 if that is history."""
+        asked = {"resourceVersion": decision.query.resource_version, "resourceVersionMatch": "Exact"}
+        if narrowed := (*decision.scope.selector(), *decision.query.labels):
+            asked["labelSelector"] = render(narrowed)
+        return (await _refusing(kind.read(asked)))[0]
 
     async def answer(self, decision: Filtered, accept: str) -> bytes | None:
         """Return a list or an object, in JSON or protobuf; None: not the caller's, so RBAC answers. RefusedError."""
@@ -186,13 +198,12 @@ class FilteredKinds:
         """Return the names in the scope as they were at the version of a watch; RefusedError 410 if that is history."""
         query = msgspec.structs.replace(decision.query, resource_version_match="Exact", initial_events=None)
         view = View(form="json")
-        try:
-            listed = _list_query(msgspec.structs.replace(decision, query=query), view)
+        listed = _list_query(msgspec.structs.replace(decision, query=query), view)
+
+        async def read() -> frozenset[str]:
             return names_in(await self._get(decision.kind.path, listed, view.accept("list")), decision.scope.allows)
-        except KubeError as error:
-            raise RefusedError(status_of(error)) from None
-        except msgspec.DecodeError:
-            raise RefusedError(bad_gateway("the API server's answer cannot be read")) from None
+
+        return await _refusing(read())
 
     def stream(self, decision: Filtered, view: View) -> AbstractAsyncContextManager[aiohttp.StreamReader]:
         """Open a watch of the whole kind; KubeError."""
@@ -214,6 +225,16 @@ class FilteredKinds:
 
     async def _get(self, path: str, query: str, accept: str) -> bytes:
         return await self._client.get(f"{path}?{query}" if query else path, accept=accept)
+
+
+async def _refusing(read: Awaitable[T]) -> T:
+    """Await what is read for a caller, who hears of a failure; RefusedError."""
+    try:
+        return await read
+    except KubeError as error:
+        raise RefusedError(status_of(error)) from None
+    except msgspec.DecodeError:
+        raise RefusedError(bad_gateway("the API server's answer cannot be read")) from None
 
 
 def view_of(decision: Filtered, accept: str) -> View:

@@ -50,6 +50,11 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
             and self.initial_events is None
         )
 
+    @property
+    def from_the_beginning(self) -> bool:
+        """Whether a watch begins with all that there is."""
+        return self.resource_version in {"", "0"} or bool(self.initial_events)
+
     def upstream(self, only: tuple[str, ...] | None) -> str:
         """Return the query of the list upstream, narrowed to these namespaces; None narrows nothing."""
         labels = self.labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from proxycore.feed import NamespaceFeed
     from proxycore.headers import Header
     from proxycore.identities import Identity
+    from proxycore.passage import Ends
     from proxycore.passing import Passing
     from proxycore.plane.exchange import Request
     from proxycore.upstream import Upstream
 
-LONGEST_QUERY: Final = 6000
-"""Characters of an upstream query; a longer selector would break on servers between, so the list is filtered here."""
+K = TypeVar("K")
+V = TypeVar("V")
+
+LONGEST_TARGET: Final = 6000
+"""Characters of an upstream target; a longer selector would break on servers between, so the list is filtered here."""
 ATTEMPTS: Final = 3
 _OK: Final = 200
 
@@ -64,14 +68,33 @@ class NamespaceLists:
         self._decisions = decisions
         # By decision, form and second: whole answers of one epoch. The entry holds the decision, so no id comes again.
         self._answers: dict[tuple[int, str, int], tuple[ListMemory, bytes]] = {}
+        self._targets: dict[int, tuple[ListUpstream, str]] = {}
         self._epoch = -1
+
+    def ask_at_once(self, asked: Asked, decision: ListUpstream, ends: Ends) -> bool:
+        """Ask the API server for a list, if nothing has to be awaited for that; tell whether."""
+        self._look()
+        found = self._targets.get(id(decision))
+        if found is None:
+            found = decision, _target(decision)
+            _keep(self._targets, id(decision), found)
+        target = found[1]
+        if len(target) > LONGEST_TARGET:
+            return False
+        asked.run.route = "list"
+        epoch = self._epoch
+
+        def still() -> bool:
+            # The answer's resourceVersion must not be newer than the grants that it was narrowed by: a watch goes on
+            # from it.
+            self._decisions.look()
+            return self._decisions.epoch == epoch or self._feed.names(asked.acting.identity) == decision.names
+
+        return self._passing.read_at_once(asked, target, ends, still)
 
     def answer_at_once(self, asked: Asked, decision: ListMemory) -> bool:
         """Answer from memory if that may be used, without anything to await; tell whether."""
-        self._decisions.look()
-        if self._epoch != self._decisions.epoch or not self._feed.is_settled:
-            self._epoch = self._decisions.epoch
-            self._answers.clear()
+        self._look()
         accept = asked.meaning.accept
         key = id(decision), accept, int(time.time())  # a Table tells ages, in seconds
         found = self._answers.get(key)
@@ -83,13 +106,19 @@ class NamespaceLists:
                 return False
             # Of others the decision is made anew each time, so nobody asks for the same again.
             if asked.acting.own and not asked.info.tenant and len(found[1]) <= LARGEST:
-                if len(self._answers) >= MOST:
-                    self._answers.clear()
-                self._answers[key] = found
+                _keep(self._answers, key, found)
         asked.run.route = "memory"
         asked.run.began()
         asked.request.reply(_OK, found[1])
         return True
+
+    def _look(self) -> None:
+        """Forget what was kept if a view moved on."""
+        self._decisions.look()
+        if self._epoch != self._decisions.epoch or not self._feed.is_settled:
+            self._epoch = self._decisions.epoch
+            self._answers.clear()
+            self._targets.clear()
 
     @property
     def kept(self) -> int:
@@ -113,14 +142,13 @@ class NamespaceLists:
         run.route = "list"
         names, query = decision.names, decision.query
         for _ in range(ATTEMPTS):
-            narrowed = query.upstream(tuple(sorted(names)))
-            if len(narrowed) > LONGEST_QUERY:
+            target = _target(ListUpstream(names, query))
+            if len(target) > LONGEST_TARGET:
                 run.route = "filter"
                 await self._filtered(request, run, identity, ListUpstream(names, query))
                 return
-            upstream = await run.upstream(self._upstream.as_proxy("GET", f"{NAMESPACES}?{narrowed}", passed))
-            # The answer's resourceVersion must not be newer than the grants that it was narrowed by: a watch goes on
-            # from it.
+            upstream = await run.upstream(self._upstream.as_proxy("GET", target, passed))
+            # As in `ask_at_once`.
             if (current := self._feed.names(identity)) == names:
                 await self._passing.relay(request, run, upstream)
                 return
@@ -179,3 +207,13 @@ class NamespaceLists:
             raise RefusedError(bad_gateway("the API server's list cannot be read")) from None
         run.began()
         await reply(request, body)
+
+
+def _target(decision: ListUpstream | ListMemory) -> str:
+    return f"{NAMESPACES}?{decision.query.upstream(tuple(sorted(decision.names)))}"
+
+
+def _keep(kept: dict[K, V], key: K, value: V) -> None:
+    if len(kept) >= MOST:
+        kept.clear()
+    kept[key] = value

@@ -16,11 +16,24 @@ from proxycore.statuses import RefusedError
 if TYPE_CHECKING:
     from proxycore.accounting import Asked
     from proxycore.headers import Header
-    from proxycore.passing import Passing
-    from proxycore.plane.answers import Answered
+    from proxycore.plane.answers import Answered, Taker
     from proxycore.plane.pool import UpstreamConnection
 
 log = get("proxy.passage")
+
+
+class AgainError(Exception):
+    """The answer is of no use: the request has to be sent once more, by somebody who can await."""
+
+
+class Way(Protocol):
+    """How a request goes to the API server, and how its answer begins."""
+
+    def ask(self, asked: Asked, taker: Taker, /) -> UpstreamConnection | None:
+        """Send the request on an open connection; None, and nothing sent, when none is free."""
+
+    def begin(self, asked: Asked, upstream: Answered, /) -> None:
+        """Begin the client's answer; RefusedError when it gets another one, AgainError when none yet."""
 
 
 class Ends(Protocol):
@@ -36,14 +49,14 @@ class Ends(Protocol):
         """The client went away."""
 
     def again(self, asked: Asked) -> None:
-        """The request has to be sent once more, in a task."""
+        """The request has to be decided and sent once more, in a task."""
 
 
 class Passage:
     """Takes the answer of the API server and gives it to the client, no faster than the client reads."""
 
-    def __init__(self, passing: Passing, asked: Asked, ends: Ends) -> None:
-        self._passing = passing
+    def __init__(self, way: Way, asked: Asked, ends: Ends) -> None:
+        self._way = way
         self._asked = asked
         self._ends = ends
         self._connection: UpstreamConnection | None = None
@@ -52,7 +65,7 @@ class Passage:
     def ask(self) -> bool:
         """Send the request; False, and nothing sent, when no connection is free."""
         self._asked.request.on_gone = self._gone
-        self._connection = self._passing.ask(self._asked, self)
+        self._connection = self._way.ask(self._asked, self)
         if self._connection is None:
             self._asked.request.on_gone = None
             return False
@@ -65,7 +78,12 @@ class Passage:
         self._asked.run.came()
         self._answer = answer
         try:
-            self._passing.begin(self._asked, answer)
+            self._way.begin(self._asked, answer)
+        except AgainError:
+            answer.release()
+            self._over()
+            self._ends.again(self._asked)
+            return
         except Exception as error:  # noqa: BLE001 - the parser that calls must not see it, and the client is told
             answer.release()
             self._over()

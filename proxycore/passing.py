@@ -9,7 +9,7 @@ import msgspec
 
 from proxycore.headers import impersonation
 from proxycore.narrowing import narrow_access, narrow_rules, stay_inside
-from proxycore.passage import Passage
+from proxycore.passage import AgainError, Passage
 from proxycore.policy import is_missing
 from proxycore.relaying import SWITCHING, begin, relay, tunnel
 from proxycore.representations import accepts_json
@@ -18,6 +18,7 @@ from proxycore.statuses import RefusedError, bad_gateway, bad_request, not_found
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from eventcore.reading import Reader
     from eventcore.views import AccessView, GrantRecord
@@ -42,6 +43,7 @@ REFUSALS: Final = frozenset({401, 403})
 _ACCEPTS = frozenset({"accept", "accept-encoding"})
 _REVIEWED = frozenset({200, 201})
 _FORBIDDEN: Final = 403
+_UNAUTHORIZED: Final = 401
 
 
 class Passing:
@@ -99,15 +101,33 @@ class Passing:
     def ask(self, asked: Asked, taker: Taker) -> UpstreamConnection | None:
         """Send a request without a body as the caller, on an open connection; None when none is free."""
         meaning = asked.meaning
-        if not meaning.sent:
-            meaning.sent = self._upstream.caller_fields(meaning.passed, token=asked.token)
-        return self._upstream.ask_as_caller(asked.request.method, asked.info.target, meaning.sent, taker)
+        if not meaning.sent_as_caller:
+            meaning.sent_as_caller = self._upstream.caller_fields(meaning.passed, token=asked.token)
+        return self._upstream.ask_as_caller(asked.request.method, asked.info.target, meaning.sent_as_caller, taker)
 
     def begin(self, asked: Asked, upstream: Answered) -> None:
         """Begin the client's answer; RefusedError when it gets another one."""
         self._mask(asked, upstream)
+        self.begin_as_it_is(asked, upstream)
+
+    def begin_as_it_is(self, asked: Asked, upstream: Answered) -> None:
+        """Begin the client's answer with the API server's, whatever that is."""
         self._note(asked.run, upstream)
         begin(asked.request, upstream)
+
+    def read_at_once(self, asked: Asked, target: str, ends: Ends, still: Callable[[], bool]) -> bool:
+        """Read this under the proxy's account without a task, if nothing has to be awaited; tell whether.
+
+        ``still`` is asked when the answer comes: whether it may be given. If not, the request is decided anew.
+        """
+        return not asked.request.has_body and Passage(_Own(self, target, still), asked, ends).ask()
+
+    def ask_as_proxy(self, asked: Asked, target: str, taker: Taker) -> UpstreamConnection | None:
+        """Send a GET under the proxy's account, on an open connection; None when that cannot be done at once."""
+        meaning = asked.meaning
+        if not meaning.sent_as_proxy:
+            meaning.sent_as_proxy = self._upstream.proxy_fields(meaning.passed)
+        return self._upstream.ask_as_proxy("GET", target, meaning.sent_as_proxy, taker)
 
     def _mask(self, asked: Asked, upstream: Answered) -> None:
         if upstream.code != _FORBIDDEN or asked.passes:
@@ -142,9 +162,13 @@ class Passing:
 
     async def read_one(self, asked: Asked, name: str) -> None:
         """Read a Namespace of the caller's under the proxy's account."""
-        target = f"{NAMESPACES}/{quote(name, safe='')}" + (f"?{asked.info.query}" if asked.info.query else "")
-        upstream = await asked.run.upstream(self._upstream.as_proxy("GET", target, asked.passed))
+        upstream = await asked.run.upstream(self._upstream.as_proxy("GET", _one(asked, name), asked.passed))
         await self.relay(asked.request, asked.run, upstream)
+
+    def read_one_at_once(self, asked: Asked, name: str, ends: Ends) -> bool:
+        """Do the same without a task, as `read_at_once`."""
+        asked.run.route = "read"
+        return self.read_at_once(asked, _one(asked, name), ends, lambda: True)
 
     async def write(self, asked: Asked) -> None:
         """Send a write to an object that the grants give the caller under the proxy's account, and record it."""
@@ -197,6 +221,27 @@ class Passing:
         if upstream.code in REFUSALS:
             self._auditor.refused(run.info, run.identity, code=upstream.code, why="refused by the API server")
         run.answer = upstream
+
+
+class _Own:
+    """The way of a read under the proxy's account, see `Passing.read_at_once`."""
+
+    def __init__(self, passing: Passing, target: str, still: Callable[[], bool]) -> None:
+        self._passing = passing
+        self._target = target
+        self._still = still
+
+    def ask(self, asked: Asked, taker: Taker) -> UpstreamConnection | None:
+        return self._passing.ask_as_proxy(asked, self._target, taker)
+
+    def begin(self, asked: Asked, upstream: Answered) -> None:
+        if upstream.code == _UNAUTHORIZED or not self._still():
+            raise AgainError
+        self._passing.begin_as_it_is(asked, upstream)
+
+
+def _one(asked: Asked, name: str) -> str:
+    return f"{NAMESPACES}/{quote(name, safe='')}" + (f"?{asked.info.query}" if asked.info.query else "")
 
 
 def _is_stream(info: RequestInfo) -> bool:

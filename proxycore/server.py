@@ -171,8 +171,11 @@ class Proxy:
         asked.run.done("gone")
 
     def again(self, asked: Asked) -> None:
-        """Send it once more."""
-        asked.request.go_on_in_task(self._finish(asked.request, asked.run, self._passing.forward(asked)))
+        """Decide and send it once more."""
+        asked.request.go_on_in_task(self._finish(asked.request, asked.run, self._serve_again(asked)))
+
+    async def _serve_again(self, asked: Asked) -> None:
+        await self._serve(asked, self._decision(asked))
 
     def count_refused(self, code: int) -> None:
         """Count what was refused before it could be read as a request."""
@@ -216,21 +219,29 @@ class Proxy:
         run.identity = asked.acting.identity
         if info.tenant:
             asked.acting = narrowed(asked.acting, info.tenant, self._access.view, self._freshener.recent())
-        identity = asked.acting.identity
-        asked.passes = self._callers.passes(info, identity)
+        asked.passes = self._callers.passes(info, asked.acting.identity)
         run.identified()
-        # Whoever is impersonated, or seen in one tenant, is made anew for each request, so nothing comes again.
-        lasting = asked.acting.own and not info.tenant
-        decision = Forward() if asked.passes else self._decisions.decide(info, identity, remember=lasting)
+        decision = self._decision(asked)
         if not isinstance(decision, Filtered):
             self._note(asked, decision)
         return decision
+
+    def _decision(self, asked: Asked) -> Decision:
+        if asked.passes:
+            return Forward()
+        # Whoever is impersonated, or seen in one tenant, is made anew for each request, so nothing comes again.
+        lasting = asked.acting.own and not asked.info.tenant
+        return self._decisions.decide(asked.info, asked.acting.identity, remember=lasting)
 
     def _serve_at_once(self, asked: Asked, decision: Decision) -> bool:
         """Do what was decided if nothing of it has to be awaited here; tell whether."""
         if isinstance(decision, Forward) and not self._across.may_concern(asked):
             asked.run.route = "forward"
             return self._passing.forward_at_once(asked, self)
+        if isinstance(decision, ListUpstream):
+            return self._lists.ask_at_once(asked, decision, self)
+        if isinstance(decision, ReadOne):
+            return self._passing.read_one_at_once(asked, decision.name, self)
         if isinstance(decision, ListMemory) and self._lists.answer_at_once(asked, decision):
             asked.run.done(str(asked.request.answer_code))
             return True

@@ -110,18 +110,20 @@ class SharedKind(KindMemory):
             self._ended(self)
             self.wake()
 
-    async def _list(self) -> None:
+    async def read(self, params: Mapping[str, str]) -> tuple[dict[str, Record], int]:
+        """Return what a list upstream holds, and its version; KubeError, msgspec.DecodeError."""
         records: dict[str, Record] = {}
         version = 0
-        async for page in list_pages(self._client, self.path):
+        async for page in list_pages(self._client, self.path, params=params):
             version = int(page.resource_version)
             records |= {record.seen.name: record for record in map(record_of, page.items)}
+        return records, version
+
+    async def _list(self) -> None:
+        records, version = await self.read({})
         if not self.head:
             found = await self._client.get_as(_Kind, self.path, params={"limit": 1})
             self.name_kind(found.kind, found.api_version, found.items[0] if found.items else None)
-        self._loaded_with(records, version)
-
-    def _loaded_with(self, records: dict[str, Record], version: int) -> None:
         self.replace(records, version)
         self._lost = time.monotonic()  # as good as what a watch told until now
         self._loaded.set()

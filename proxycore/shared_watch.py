@@ -74,7 +74,11 @@ def selects(seen: Seen, decision: Filtered, fields: tuple[Requirement, ...]) -> 
 
 
 class SharedWatch:
-    """A watch for one identity. ``good`` says, now and again, whether it may go on."""
+    """A watch for one identity.
+
+    ``past`` reads what the client knows if it goes on from before memory began; RefusedError. ``good`` says, now and
+    again, whether the watch may go on.
+    """
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class SharedWatch:
         shape: Shape,
         fields: tuple[Requirement, ...],
         *,
+        past: Callable[[], Awaitable[dict[str, Record]]],
         write: Callable[[bytes], Awaitable[None]],
         good: Callable[[], bool],
         bookmark_interval: float = BOOKMARK_INTERVAL,
@@ -95,6 +100,7 @@ class SharedWatch:
         self._decision = decision
         self._shape = shape
         self._fields = fields
+        self._past = past
         self._write = write
         self._good = good
         self._bookmark_interval = bookmark_interval
@@ -142,25 +148,34 @@ class SharedWatch:
 
     async def _begin(self, subscription: Subscription) -> None:
         """Send what is there, or learn what the client knows already; RefusedError when it must list again."""
-        kind, query = self._kind, self._decision.query
-        if query.resource_version in {"", "0"} or query.initial_events:
-            names: Iterable[str] = kind.records
-            while names:  # also what changed while they were written, so that the bookmark is true
-                for name in sorted(names):
-                    await self._look(name)
-                names = subscription.take()
-            if query.initial_events and query.bookmarks:
-                await self._mark(initial_events_end=True)
+        query = self._decision.query
+        if not query.from_the_beginning:
+            await self._resume(int(query.resource_version))
             return
+        names: Iterable[str] = self._kind.records
+        while names:  # also what changed while they were written, so that the bookmark is true
+            for name in sorted(names):
+                await self._look(name)
+            names = subscription.take()
+        if query.initial_events and query.bookmarks:
+            await self._mark(initial_events_end=True)
+
+    async def _resume(self, version: int) -> None:
         if not await self._feed.settled(SETTLE_SECONDS):
-            raise RefusedError(expired(query.resource_version, self._feed.version()))
-        version = int(query.resource_version)
+            raise RefusedError(expired(str(version), self._feed.version()))
         oldest = self._feed.oldest(self._identity)
-        if version < max(oldest, kind.floor):
-            raise RefusedError(expired(query.resource_version, max(oldest, kind.floor)))
-        changed = kind.changed_since(version)
-        for name in kind.records.keys() | changed:
-            self._assume(name, kind.at(name, version) if name in changed else kind.records.get(name))
+        if version < oldest:
+            raise RefusedError(expired(str(version), oldest))
+        kind = self._kind
+        if version < kind.floor:
+            past = await self._past()
+            changed = kind.records.keys() | past.keys()
+            for name in changed:
+                self._assume(name, past.get(name))
+        else:
+            changed = kind.changed_since(version)
+            for name in kind.records.keys() | changed:
+                self._assume(name, kind.at(name, version) if name in changed else kind.records.get(name))
         self._told = version
         self._from = version if version > kind.version else 0
         for name in sorted(changed):

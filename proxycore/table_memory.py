@@ -1,12 +1,14 @@
 """A cluster-scoped kind in memory as the rows that kubectl prints, for as many ``kubectl get --watch`` as there are.
 
-Only the API server can print a row, and a row tells an age. So a watch goes on here from a version, where each row is
-as new as the change that it tells of; what begins with all that there is goes to the API server.
+Only the API server can print a row, and a row tells an age. A watch that goes on from a version sends each row as it
+was printed for the change that it tells of; before one that begins with all that there is, all are printed anew.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -15,9 +17,14 @@ from proxycore.kind_memory import Record
 from proxycore.shared import SharedKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from eventcore.kube import KubeClient
     from eventcore.kube_watch import WatchEvent
+
+
+PRINTED_SECONDS: Final = 1.0
+"""A row tells an age in seconds at best."""
 
 
 class _Meta(msgspec.Struct, frozen=True, rename="camel"):
@@ -53,12 +60,30 @@ class SharedTable(SharedKind):
     columns = msgspec.Raw(b"null")
     column_names: tuple[str, ...] = ()
 
-    async def _list(self) -> None:
-        found = await self._client.get_as(_Table, self.path, params=self.params, accept=self.accept)
+    def __init__(self, client: KubeClient, path: str, ended: Callable[[SharedKind], None]) -> None:
+        super().__init__(client, path, ended)
+        self._printed = float("-inf")
+        self._printing = asyncio.Lock()
+
+    async def read(self, params: Mapping[str, str]) -> tuple[dict[str, Record], int]:
+        found = await self._client.get_as(_Table, self.path, params={**self.params, **params}, accept=self.accept)
         self.columns = msgspec.Raw(bytes(found.column_definitions))
         self.column_names = tuple(one.name for one in msgspec.json.decode(self.columns, type=list[_Column]))
         records = map(self._record, found.rows or ())
-        self._loaded_with({record.seen.name: record for record in records}, int(found.metadata.resource_version))
+        return {record.seen.name: record for record in records}, int(found.metadata.resource_version)
+
+    async def print_anew(self) -> None:
+        """Let the rows tell the ages of now, to the second, whoever asks in it; KubeError, msgspec.DecodeError."""
+        async with self._printing:
+            if time.monotonic() - self._printed < PRINTED_SECONDS:
+                return
+            found, _ = await self.read({"resourceVersion": "0"})
+            self._printed = time.monotonic()
+            for name, record in found.items():
+                held = self.records.get(name)
+                # Of what changed meanwhile the watch upstream brings the row.
+                if held is not None and (held.uid, held.version) == (record.uid, record.version):
+                    self.records[name] = record
 
     def record(self, event: WatchEvent) -> Record:
         rows = msgspec.json.decode(event.object, type=_Table).rows or []

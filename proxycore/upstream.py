@@ -39,6 +39,7 @@ class Upstream:
         self._dialler = _dialler(auth, auth.ssl_context)
         self._as_caller = _pool(_dialler(auth, _caller_tls(auth)), answer_seconds)
         self._as_proxy = _pool(self._dialler, answer_seconds)
+        self._own: tuple[str | None, bytes] = None, b""  # the proxy's credentials, and the header line of them
 
     def close(self) -> None:
         """Close all connections."""
@@ -60,6 +61,23 @@ class Upstream:
     def ask_as_caller(self, method: str, target: str, fields: bytes, taker: Taker) -> UpstreamConnection | None:
         """Send a request without a body on an open connection and return that; None when none is free."""
         return self._as_caller.ask(request_line(method, self._dialler.base + target) + fields, method, taker)
+
+    def proxy_fields(self, headers: Iterable[Header]) -> bytes:
+        """Return the header lines of a request without a body, as `as_proxy` sends it, without the credentials."""
+        return render_fields([("Host", self._dialler.host_header), *headers])
+
+    def ask_as_proxy(self, method: str, target: str, fields: bytes, taker: Taker) -> UpstreamConnection | None:
+        """Send a request with the proxy's credentials on an open connection and return that.
+
+        None when no connection is free, or the credentials have to be read first. A 401 is for `as_proxy` to mend.
+        """
+        if self._auth.is_due:
+            return None
+        authorization = self._auth.header
+        if authorization != self._own[0]:
+            self._own = authorization, render_fields([("Authorization", authorization)]) if authorization else b""
+        head = b"%b%b%b\r\n" % (request_line(method, self._dialler.base + target), fields, self._own[1])
+        return self._as_proxy.ask(head, method, taker)
 
     async def as_proxy(
         self, method: str, target: str, headers: Iterable[Header], *, body: Request | None = None

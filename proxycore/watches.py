@@ -96,6 +96,7 @@ class Watches:
                     decision,
                     shape,
                     fields,
+                    past=lambda: self._kinds.past(decision, kind),
                     write=write,
                     good=good,
                     bookmark_interval=self._bookmark_interval,

@@ -76,7 +76,7 @@ class NamespaceWatch:
     async def _begin(self) -> bool:
         """Send what stands at the start; False when the watch ends with it."""
         query = self._query
-        if query.resource_version in {"", "0"} or query.initial_events:
+        if query.from_the_beginning:
             self._names = self._feed.names(self._identity)
             for name in sorted(self._names):
                 await self._look(name, joined=True)

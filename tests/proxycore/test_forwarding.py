@@ -185,14 +185,21 @@ async def between(tmp_path: Path, pki: ClusterPki, serving: tuple[str, str]) -> 
 
 @asynccontextmanager
 async def run_between(
-    tmp_path: Path, pki: ClusterPki, serving: tuple[str, str], **changes: object
+    tmp_path: Path,
+    pki: ClusterPki,
+    serving: tuple[str, str],
+    user: dict[str, str] | None = None,
+    **changes: object,
 ) -> AsyncIterator[Between]:
-    """Run a proxy before a scripted API server; user dana owns tenant oil with oil-production."""
+    """Run a proxy before a scripted API server; user dana owns tenant oil with oil-production.
+
+    ``user``: the proxy's own credentials, as a kubeconfig names them.
+    """
     upstream = Upstream()
     await upstream.start()
     (tmp_path / "tls.crt").write_text(serving[0])
     (tmp_path / "tls.key").write_text(serving[1])
-    (tmp_path / "kubeconfig").write_text(_kubeconfig(upstream.url))
+    (tmp_path / "kubeconfig").write_text(kubeconfig(upstream.url, user or {"token": PROXY_TOKEN}))
     tls = ssl.create_default_context(cadata=pki.ca_pem)
     async with NatsServer(tmp_path / "nats") as nats:
         settings = Settings(
@@ -234,13 +241,14 @@ async def _grants(bus: Bus) -> None:
         await bus.publish(mark_subject(kind), encode_body(Mark(kind=kind, resource_version="100", time=now())))
 
 
-def _kubeconfig(url: str) -> str:
+def kubeconfig(url: str, user: dict[str, str]) -> str:
+    """Return the proxy's kubeconfig."""
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "c", "cluster": {"server": url}}],
-            "users": [{"name": "u", "user": {"token": PROXY_TOKEN}}],
+            "users": [{"name": "u", "user": user}],
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "x",
         }

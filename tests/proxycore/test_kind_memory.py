@@ -19,12 +19,14 @@ from proxycore.policy import Filtered
 from proxycore.rules import Scope
 from proxycore.selectors import Requirement
 from proxycore.shared_watch import SharedWatch
+from proxycore.statuses import RefusedError, expired
 from proxycore.watch_shapes import Objects
 
 if TYPE_CHECKING:
     from eventcore.kube_watch import EventType
     from proxycore.feed import NamespaceFeed
     from proxycore.identities import Identity
+    from proxycore.kind_memory import Record
     from proxycore.shared import SharedKind
 
 NODES = ProxiedKind(setting="Nodes", group="", resource="nodes")
@@ -125,17 +127,37 @@ class Client:
             self.held[meta["name"]] = int(meta["resourceVersion"])
 
 
+def records(state: State) -> dict[str, Record]:
+    return {name: record_of(msgspec.Raw(found.json(name))) for name, found in state.items()}
+
+
 async def follow(
-    events: list[WatchEvent], states: list[State], *, listed: int, begun: int, asked: int | None, batches: list[int]
+    events: list[WatchEvent],
+    states: list[State],
+    *,
+    listed: int,
+    begun: int,
+    asked: int | None,
+    batches: list[int],
+    compacted: bool = False,
 ) -> Client:
-    """Play: memory lists at one version, reaches another, then a client comes with a third; the rest in batches."""
+    """Play: memory lists at one version, reaches another, then a client comes with a third; the rest in batches.
+
+    ``compacted``: nobody knows any more what was before memory began.
+    """
     memory = Memory()
-    raw = {name: record_of(msgspec.Raw(found.json(name))) for name, found in states[listed].items()}
-    memory.replace(raw, listed)
+    memory.replace(records(states[listed]), listed)
     for event in events[listed:begun]:
         memory.take(event)
     client = Client({} if asked is None else visible(states[asked]))
     query = ListQuery(watch=True, resource_version="" if asked is None else str(asked))
+
+    async def past() -> dict[str, Record]:
+        await asyncio.sleep(0)
+        if compacted or asked is None:
+            raise RefusedError(expired(str(asked), listed))
+        return records(states[asked])
+
     decision = Filtered(kind=NODES, verb="watch", scope=SCOPE, query=query)
     watch = SharedWatch(
         cast("SharedKind", memory),
@@ -144,6 +166,7 @@ async def follow(
         decision,
         Objects(memory, "json"),
         (),
+        past=past,
         write=client.take,
         good=lambda: True,
     )
@@ -173,7 +196,7 @@ def test_a_client_ends_with_exactly_what_is_its_own(data: st.DataObject) -> None
     last = len(events)
     listed = data.draw(st.integers(0, last))
     begun = data.draw(st.integers(listed, last))
-    asked = data.draw(st.none() | st.integers(listed, last))
+    asked = data.draw(st.none() | st.integers(0, last))
     batches = data.draw(st.lists(st.integers(0, 3), max_size=6))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_watch, "scope_of", lambda *_: SCOPE)
@@ -183,11 +206,11 @@ def test_a_client_ends_with_exactly_what_is_its_own(data: st.DataObject) -> None
     assert not client.errors
 
 
-async def test_a_version_from_before_memory_is_410(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_version_from_before_the_history_is_410(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_watch, "scope_of", lambda *_: SCOPE)
     events, states = history([("a", "mine"), ("b", "mine"), ("a", "other")])
 
-    client = await follow(events, states, listed=2, begun=3, asked=1, batches=[])
+    client = await follow(events, states, listed=2, begun=3, asked=1, batches=[], compacted=True)
 
     assert client.errors == [410]
 

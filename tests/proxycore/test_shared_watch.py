@@ -13,10 +13,11 @@ import pytest
 import eventcore.kube_watch
 from eventcore.errors import GoneError, KubeUnreachableError
 from eventcore.kube_watch import WatchEvent
-from proxycore import shared
+from proxycore import shared, table_memory
 from proxycore import watches as answering
 from proxycore.listquery import parse_query
 from proxycore.shared_watch import fields_of
+from proxycore.table_memory import SharedTable
 from tests.proxycore.conftest import TABLE
 from tests.proxycore.test_rules_kinds import (
     LIST,
@@ -33,7 +34,10 @@ from tests.proxycore.test_rules_kinds import (
 )
 
 if TYPE_CHECKING:
-    from tests.proxycore.conftest import Tenant, World
+    from collections.abc import Mapping
+
+    from proxycore.kind_memory import Record
+    from tests.proxycore.conftest import Tenant, Watching, World
 
 __all__ = ["kinds"]
 
@@ -130,18 +134,119 @@ async def remembered(world: World, owner: Tenant, accept: str) -> str:
     return (await owner.get(STORAGE)).version
 
 
-async def test_a_watch_before_memory_and_a_table_of_all_are_the_api_servers_own(kinds: World) -> None:
+def from_memory(world: World) -> tuple[int, int]:
+    """Return how many watches are open that memory serves, and how many are the API server's own."""
+    sample = world.role.metrics.registry.get_sample_value
+    found = [sample("tether_proxy_watches", {"source": source}) or 0 for source in ("memory", "filtered")]
+    return int(found[0]), int(found[1])
+
+
+@pytest.mark.parametrize("form", ["json", "metadata", "table"])
+async def test_a_watch_from_before_memory_began_tells_all_that_came_since(kinds: World, form: str) -> None:
+    # given a client whose list is older than memory, and a cluster that went on
+    owner, accept = await watchers(kinds), ACCEPTS[form]
+    for name in ("dies", "leaves", "anew"):
+        await put(kinds, STORAGE, name, {"for": "oil"}, provisioner="x")
+    version = (await owner.get(STORAGE)).version
+    await put(kinds, STORAGE, "comes", {"for": "oil"}, provisioner="x")
+    for name, tenant in (("one", "oil"), ("other", "oil"), ("leaves", "gas")):
+        labels = {"for": tenant, "new": "1"}
+        await kinds.admin.merge_patch(f"{STORAGE}/{name}", {"metadata": {"labels": labels}})
+    for name in ("dies", "anew"):
+        await kinds.admin.delete(f"{STORAGE}/{name}")
+    await put(kinds, STORAGE, "anew", {"for": "oil"}, provisioner="x")
+    await kinds.settle()
+
+    # when it goes on from its list
+    async with watching(owner, f"{STORAGE}?watch=true&resourceVersion={version}", accept) as events:
+        found = sorted([await told(events) for _ in range(7)])
+        await put(kinds, STORAGE, "last", {"for": "oil"}, provisioner="x")
+
+        # then it hears what became of each, and what comes, from memory
+        assert await told(events) == ("last", "ADDED")
+        assert from_memory(kinds) == (1, 0)
+    assert found == [
+        ("anew", "ADDED"),
+        ("anew", "DELETED"),
+        ("comes", "ADDED"),
+        ("dies", "DELETED"),
+        ("leaves", "DELETED"),
+        ("one", "MODIFIED"),
+        ("other", "ADDED"),
+    ]
+
+
+async def told(events: Watching) -> tuple[str, str]:
+    """Return (name, type) of the next event."""
+    type_, obj = await events.event()
+    name = obj["rows"][0]["cells"][0] if obj["kind"] == "Table" else obj["metadata"]["name"]
+    return name, type_
+
+
+async def test_a_watch_from_before_the_history_is_told_to_list_again(
+    kinds: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     owner = await watchers(kinds)
     version = (await owner.get(STORAGE)).version
     await put(kinds, STORAGE, "two", {"for": "oil"}, provisioner="x")
 
-    async with watching(owner, f"{STORAGE}?watch=true&resourceVersion={version}") as events:
-        assert await events.named() == ("ADDED", "two")  # though memory began after it
-    for since in (f"&resourceVersion={version}", ""):
+    async def history(_: object, params: dict[str, str]) -> None:
+        assert params["resourceVersionMatch"] == "Exact"
+        raise GoneError("history", status=410, reason="Expired")
+
+    async with watching(owner, f"{STORAGE}?watch=true"):
+        monkeypatch.setattr(shared.SharedKind, "read", history)
+        async with watching(owner, f"{STORAGE}?watch=true&resourceVersion={version}") as events:
+            type_, status = await events.event()
+            assert (type_, status["code"], status["reason"]) == ("ERROR", 410, "Expired")
+            assert await events.end() == b""
+
+
+async def test_a_watch_of_tables_may_begin_with_all_that_there_is(kinds: World) -> None:
+    owner = await watchers(kinds)
+    initial = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    for since in ("", "&resourceVersion=0", f"&{initial}"):
         async with watching(owner, f"{STORAGE}?watch=true{since}", TABLE) as events:
-            type_, table = await events.event()
-            name = "two" if since else "one"
-            assert (type_, table["kind"], table["rows"][0]["cells"][0]) == ("ADDED", "Table", name)
+            assert await told(events) == ("one", "ADDED")
+            if initial in since:
+                type_, mark = await events.event()
+                assert (type_, mark["kind"], mark["rows"]) == ("BOOKMARK", "Table", [])
+                assert mark["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+            assert from_memory(kinds) == (1, 0)
+
+
+async def test_rows_of_all_that_there_is_tell_the_ages_of_now_and_are_printed_once_a_second(
+    kinds: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = await watchers(kinds)
+    printed = 0
+    read = SharedTable.read
+
+    async def later(self: SharedTable, params: Mapping[str, str]) -> tuple[dict[str, Record], int]:
+        # Rows as they look some time later; one of them is of an object that changed since.
+        nonlocal printed
+        records, version = await read(self, params)
+        if params:
+            printed += 1
+            rows = {
+                name: msgspec.structs.replace(one, body=one.body.replace(b'"x"', b'"y"'))
+                for name, one in records.items()
+            }
+            rows["new"] = msgspec.structs.replace(rows["new"], version=rows["new"].version + 1)
+            return rows, version
+        return records, version
+
+    await put(kinds, STORAGE, "new", {"for": "oil"}, provisioner="x")
+    monkeypatch.setattr(SharedTable, "read", later)
+    for _ in range(3):
+        async with watching(owner, f"{STORAGE}?watch=true", TABLE) as events:
+            rows = [(await events.event())[1]["rows"][0]["cells"][:2] for _ in range(2)]
+            assert rows == [["new", "x"], ["one", "y"]]
+    assert printed == 1
+    monkeypatch.setattr(table_memory, "PRINTED_SECONDS", 0.0)
+    async with watching(owner, f"{STORAGE}?watch=true", TABLE) as events:
+        assert await told(events) == ("new", "ADDED")
+    assert printed == 2
 
 
 async def test_many_watches_of_tables_cost_the_api_server_one_watch(kinds: World) -> None:

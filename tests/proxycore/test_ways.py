@@ -307,7 +307,7 @@ def ways(tmp_path: Path, pki: ClusterPki, serving: tuple[str, str]) -> Callable[
     numbers = itertools.count()
 
     @asynccontextmanager
-    async def run(**changes: object) -> AsyncIterator[tuple[Between, Visitor]]:
+    async def run(**changes: Any) -> AsyncIterator[tuple[Between, Visitor]]:
         pair = pki.client_certificate("alice", ["devs"])
         folder = tmp_path / str(next(numbers))
         folder.mkdir()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from proxycore.accounting import Asked
     from proxycore.headers import Header
     from proxycore.plane.answers import Answered, Taker
-    from proxycore.plane.pool import UpstreamConnection
+    from proxycore.plane.upstream_connection import UpstreamConnection
 
 log = get("proxy.passage")
 

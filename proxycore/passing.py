@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from proxycore.passage import Ends
     from proxycore.plane.answers import Answered, Taker
     from proxycore.plane.exchange import Request
-    from proxycore.plane.pool import UpstreamConnection
+    from proxycore.plane.upstream_connection import UpstreamConnection
     from proxycore.requestinfo import RequestInfo
     from proxycore.reviews import Attributes
     from proxycore.upstream import Upstream

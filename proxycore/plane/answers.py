@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from proxycore.headers import Header
     from proxycore.plane.client import Peer
     from proxycore.plane.exchange import Request
-    from proxycore.plane.pool import UpstreamConnection
+    from proxycore.plane.upstream_connection import UpstreamConnection
 
 log = get("proxy.answers")
 

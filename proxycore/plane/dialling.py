@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from proxycore.plane.pool import UpstreamConnection
+    from proxycore.plane.upstream_connection import UpstreamConnection
 
 HANDSHAKE_SECONDS: Final = 5.0
 _LONGEST_GREETING: Final = 65_536

@@ -208,3 +208,8 @@ class Asked:
     def passed(self) -> list[Header]:
         """The headers of the request that go upstream."""
         return [*self.meaning.passed]
+
+    @property
+    def lasts(self) -> bool:
+        """Whether its identity comes again: for others, impersonated or seen in one tenant, it is made each time."""
+        return self.acting.own and not self.info.tenant

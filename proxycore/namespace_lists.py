@@ -74,11 +74,10 @@ class NamespaceLists:
     def ask_at_once(self, asked: Asked, decision: ListUpstream, ends: Ends) -> bool:
         """Ask the API server for a list, if nothing has to be awaited for that; tell whether."""
         self._look()
-        found = self._targets.get(id(decision))
-        if found is None:
-            found = decision, _target(decision)
-            _keep(self._targets, id(decision), found)
-        target = found[1]
+        kept = self._targets.get(id(decision))
+        target = kept[1] if kept is not None else _target(decision)
+        if kept is None and asked.lasts:
+            _keep(self._targets, id(decision), (decision, target))
         if len(target) > LONGEST_TARGET:
             return False
         asked.run.route = "list"
@@ -104,8 +103,7 @@ class NamespaceLists:
             found = decision, self._memory(asked.request, decision)
             if compresses(asked.request, found[1]):
                 return False
-            # Of others the decision is made anew each time, so nobody asks for the same again.
-            if asked.acting.own and not asked.info.tenant and len(found[1]) <= LARGEST:
+            if asked.lasts and len(found[1]) <= LARGEST:
                 _keep(self._answers, key, found)
         asked.run.route = "memory"
         asked.run.began()

@@ -229,9 +229,7 @@ class Proxy:
     def _decision(self, asked: Asked) -> Decision:
         if asked.passes:
             return Forward()
-        # Whoever is impersonated, or seen in one tenant, is made anew for each request, so nothing comes again.
-        lasting = asked.acting.own and not asked.info.tenant
-        return self._decisions.decide(asked.info, asked.acting.identity, remember=lasting)
+        return self._decisions.decide(asked.info, asked.acting.identity, remember=asked.lasts)
 
     def _serve_at_once(self, asked: Asked, decision: Decision) -> bool:
         """Do what was decided if nothing of it has to be awaited here; tell whether."""

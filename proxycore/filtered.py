@@ -199,11 +199,7 @@ class FilteredKinds:
         query = msgspec.structs.replace(decision.query, resource_version_match="Exact", initial_events=None)
         view = View(form="json")
         listed = _list_query(msgspec.structs.replace(decision, query=query), view)
-
-        async def read() -> frozenset[str]:
-            return names_in(await self._get(decision.kind.path, listed, view.accept("list")), decision.scope.allows)
-
-        return await _refusing(read())
+        return await self._names(decision, decision.kind.path, listed, view)
 
     def stream(self, decision: Filtered, view: View) -> AbstractAsyncContextManager[aiohttp.StreamReader]:
         """Open a watch of the whole kind; KubeError."""
@@ -215,13 +211,17 @@ class FilteredKinds:
         """Return what judges an object. Metrics carry no labels of their own: the Node of that name decides."""
         if not decision.kind.by_node:
             return decision.scope.allows
-        nodes = "/api/v1/nodes"
         listed = encoded(_pushed(decision.scope))
-        try:
-            mine = names_in(await self._get(nodes, listed, View(form="metadata").accept("list")), decision.scope.allows)
-        except KubeError as error:
-            raise RefusedError(status_of(error)) from None
+        mine = await self._names(decision, "/api/v1/nodes", listed, View(form="metadata"))
         return lambda seen: seen.name in mine
+
+    async def _names(self, decision: Filtered, path: str, query: str, view: View) -> frozenset[str]:
+        """Return the names in the scope that a list upstream holds; RefusedError."""
+
+        async def read() -> frozenset[str]:
+            return names_in(await self._get(path, query, view.accept("list")), decision.scope.allows)
+
+        return await _refusing(read())
 
     async def _get(self, path: str, query: str, accept: str) -> bytes:
         return await self._client.get(f"{path}?{query}" if query else path, accept=accept)

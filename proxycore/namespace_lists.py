@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proxycore.feed import NamespaceFeed
     from proxycore.headers import Header
     from proxycore.identities import Identity
+    from proxycore.listquery import ListQuery
     from proxycore.passage import Ends
     from proxycore.passing import Passing
     from proxycore.plane.exchange import Request
@@ -75,7 +76,7 @@ class NamespaceLists:
         """Ask the API server for a list, if nothing has to be awaited for that; tell whether."""
         self._look()
         kept = self._targets.get(id(decision))
-        target = kept[1] if kept is not None else _target(decision)
+        target = kept[1] if kept is not None else _target(decision.names, decision.query)
         if kept is None and asked.lasts:
             _keep(self._targets, id(decision), (decision, target))
         if len(target) > LONGEST_TARGET:
@@ -140,10 +141,10 @@ class NamespaceLists:
         run.route = "list"
         names, query = decision.names, decision.query
         for _ in range(ATTEMPTS):
-            target = _target(ListUpstream(names, query))
+            target = _target(names, query)
             if len(target) > LONGEST_TARGET:
                 run.route = "filter"
-                await self._filtered(request, run, identity, ListUpstream(names, query))
+                await self._filtered(request, run, identity, query)
                 return
             upstream = await run.upstream(self._upstream.as_proxy("GET", target, passed))
             # As in `ask_at_once`.
@@ -176,8 +177,7 @@ class NamespaceLists:
         second = int(at.timestamp()) if form == "table" else 0
         return self._rendered.body((decision.names, query, form, version, second), records, render)
 
-    async def _filtered(self, request: Request, run: Run, identity: Identity, decision: ListUpstream) -> None:
-        query = decision.query
+    async def _filtered(self, request: Request, run: Run, identity: Identity, query: ListQuery) -> None:
         if query.continues:
             raise RefusedError(expired("of the continue token", self._feed.floor or 0))
         accept = request.value("accept")
@@ -207,8 +207,8 @@ class NamespaceLists:
         await reply(request, body)
 
 
-def _target(decision: ListUpstream | ListMemory) -> str:
-    return f"{NAMESPACES}?{decision.query.upstream(tuple(sorted(decision.names)))}"
+def _target(names: frozenset[str], query: ListQuery) -> str:
+    return f"{NAMESPACES}?{query.upstream(tuple(sorted(names)))}"
 
 
 def _keep(kept: dict[K, V], key: K, value: V) -> None:

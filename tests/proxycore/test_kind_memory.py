@@ -139,11 +139,12 @@ async def follow(
     begun: int,
     asked: int | None,
     batches: list[int],
+    slow: bool = False,
     compacted: bool = False,
 ) -> Client:
     """Play: memory lists at one version, reaches another, then a client comes with a third; the rest in batches.
 
-    ``compacted``: nobody knows any more what was before memory began.
+    ``slow``: what was before memory began is told only after the first batch; ``compacted``: it is not known any more.
     """
     memory = Memory()
     memory.replace(records(states[listed]), listed)
@@ -152,8 +153,12 @@ async def follow(
     client = Client({} if asked is None else visible(states[asked]))
     query = ListQuery(watch=True, resource_version="" if asked is None else str(asked))
 
+    answered = asyncio.Event()
+    if not slow:
+        answered.set()
+
     async def past() -> dict[str, Record]:
-        await asyncio.sleep(0)
+        await answered.wait()
         if compacted or asked is None:
             raise RefusedError(expired(str(asked), listed))
         return records(states[asked])
@@ -178,6 +183,7 @@ async def follow(
         for event in left[:size]:
             memory.take(event)
         left = left[size:]
+        answered.set()
         await _quiet()
     stopping.set()
     await task
@@ -198,9 +204,11 @@ def test_a_client_ends_with_exactly_what_is_its_own(data: st.DataObject) -> None
     begun = data.draw(st.integers(listed, last))
     asked = data.draw(st.none() | st.integers(0, last))
     batches = data.draw(st.lists(st.integers(0, 3), max_size=6))
+    slow = data.draw(st.booleans())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_watch, "scope_of", lambda *_: SCOPE)
-        client = asyncio.run(follow(events, states, listed=listed, begun=begun, asked=asked, batches=batches))
+        played = follow(events, states, listed=listed, begun=begun, asked=asked, batches=batches, slow=slow)
+        client = asyncio.run(played)
 
     assert client.held == visible(states[-1])
     assert not client.errors

@@ -164,11 +164,14 @@ async def test_credentials_that_are_due_are_read_again_before_anything_is_sent(
     at_once: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with warm(tmp_path, pki, serving) as between:
+    token = tmp_path / "token"
+    token.write_text(PROXY_TOKEN)
+    async with warm(tmp_path, pki, serving, user={"tokenFile": str(token)}) as between:
+        token.write_text(NEW_TOKEN)
         monkeypatch.setattr(kube_auth, "REFRESH_SECONDS", 0.0)
         for target in (LIST, ONE):
             async with between.request("GET", target) as found:
                 assert found.status == 200
 
         assert at_once == []
-        assert len(between.upstream.seen) == 2
+        assert [seen.values("Authorization") for seen in between.upstream.seen] == [[f"Bearer {NEW_TOKEN}"]] * 2

@@ -21,7 +21,8 @@ _MILLISECONDS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What a run asks for: a target with a number of clients, ``body`` as a POST.
 
-    ``think``: milliseconds between an answer and the next request of a client.
+    ``think``: milliseconds between an answer and the next request of a client, on average: it is anything up to twice as
+    long, since clients that all wait for the same time would ask all at once.
     """
 
     target: str
@@ -50,7 +51,7 @@ async def wrk(url: str, load: Load, seconds: int) -> Run:
             script.write('wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n')
             script.write(f"wrk.body = [==[{load.body}]==]\n")
         if load.think:
-            script.write(f"function delay() return {load.think} end\n")
+            script.write(f"function delay() return math.random(0, {2 * load.think}) end\n")
         script.flush()
         arguments += ["-s", str(Path(script.name))]
         process = await asyncio.create_subprocess_exec(

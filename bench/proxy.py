@@ -42,7 +42,7 @@ ADDED: Final = 2.0
 THINK: Final = 3
 """Milliseconds that a client waits on average between two requests where the proxy is to have room."""
 LONGER: Final = 3
-"""How much longer a run is that is measured for its 99th percentile: one halt of the machine is not to be the result."""
+"""How much longer a run is that is measured for its 99th percentile: one halt of the machine is not the result."""
 WARM_SECONDS: Final = 1
 
 
@@ -163,7 +163,9 @@ async def calls(bench: Bench, where: Stage, ask: Connection) -> None:
         "get one object": (Load(target=OBJECT), 1.0),
         "consistent list of namespaces": (Load(target=NAMESPACES), 1.0),
         "list of namespaces at version 0": (Load(target=FROM_MEMORY), 0.0),
+        "one namespace at version 0": (Load(target=f"{NAMESPACES}/oil-0?resourceVersion=0"), 0.0),
         "list of nodes at version 0": (Load(target=f"{NODES}?resourceVersion=0"), 0.0),
+        "one node at version 0": (Load(target=f"{NODES}/node-0?resourceVersion=0"), 0.0),
     }
     for name, (load, goal) in loads.items():
         await wrk(where.proxy, load, 1)

@@ -21,8 +21,8 @@ _MILLISECONDS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What a run asks for: a target with a number of clients, ``body`` as a POST.
 
-    ``think``: milliseconds between an answer and the next request of a client, on average: it is anything up to twice as
-    long, since clients that all wait for the same time would ask all at once.
+    ``think``: milliseconds between an answer and the next request of a client, on average: anything from none to twice
+    as many, since clients that all wait for the same time would ask all at once.
     """
 
     target: str

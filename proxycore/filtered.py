@@ -21,8 +21,9 @@ from proxycore.listquery import ListQuery, encoded
 from proxycore.rule_matching import ANY
 from proxycore.rules import Scope, Seen
 from proxycore.selectors import render
+from proxycore.shapes import Objects, Rows
 from proxycore.shared import SharedKind, SharedKinds
-from proxycore.shared_watch import fields_of, render_kind
+from proxycore.shared_watch import fields_of, selects
 from proxycore.statuses import RefusedError, Status, bad_gateway, expired, unavailable
 from proxycore.table_memory import SharedTable, SharedVolumes
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from proxycore.kind_memory import Record
     from proxycore.kinds import ProxiedKind
     from proxycore.policy import Filtered
+    from proxycore.representations import Form
+    from proxycore.shapes import Shape
     from proxycore.shared import K
 
 log = get("proxy.filtered")
@@ -66,11 +69,19 @@ class FilteredKinds:
         """The kinds that are in memory now."""
         return self._shared.all()
 
-    async def in_memory(self, decision: Filtered, made: type[K]) -> K | None:
-        """Return the kind of a watch or a list at resourceVersion=0 from memory; None when memory cannot answer it.
+    async def held(self, decision: Filtered, form: Form) -> tuple[SharedKind, Shape] | None:
+        """Return the kind of a watch or of a read at resourceVersion=0 in memory, and how it is shown there.
 
-        Kinds that rules alone speak of are not held: any of them may be large, and few look at it.
+        None when memory cannot answer it. Kinds that rules alone speak of are not held: any of them may be large, and
+        few look at it.
         """
+        if form == "table":
+            rows = await self._rows(decision)
+            return None if rows is None else (rows, Rows(rows, include=decision.query.include_object))
+        kind = await self._held(decision, SharedKind)
+        return None if kind is None else (kind, Objects(kind, form))
+
+    async def _held(self, decision: Filtered, made: type[K]) -> K | None:
         query = decision.query
         kind = decision.kind
         if kind.by_node or kind.discovered or query.initial_events is False or fields_of(query) is None:
@@ -82,11 +93,10 @@ class FilteredKinds:
             return None  # what there is at that version or later
         return shared
 
-    async def rows_in_memory(self, decision: Filtered) -> SharedTable | None:
-        """Return the same for a watch of Tables."""
+    async def _rows(self, decision: Filtered) -> SharedTable | None:
         if decision.query.include_object == "Object":  # whole objects are not held in rows
             return None
-        rows = await self.in_memory(decision, SharedVolumes if decision.kind.setting == VOLUMES else SharedTable)
+        rows = await self._held(decision, SharedVolumes if decision.kind.setting == VOLUMES else SharedTable)
         if rows is not None and decision.query.from_the_beginning:
             try:
                 await rows.print_anew()
@@ -108,8 +118,8 @@ class FilteredKinds:
         scope = decision.scope
         if decision.name and scope.by_name_alone and not scope.allows(Seen(name=decision.name)):
             return None
-        listed = await self._list_memory(decision, view)
-        return await self._ask(decision, view) if listed is None else listed
+        held = await self._memory(decision, view)
+        return await self._ask(decision, view) if held is None else held
 
     async def _ask(self, decision: Filtered, view: View) -> bytes | None:
         judge = await self._judge(decision)
@@ -135,19 +145,19 @@ class FilteredKinds:
         except msgspec.DecodeError:
             raise RefusedError(bad_gateway("the API server's answer cannot be read")) from None
 
-    async def _list_memory(self, decision: Filtered, view: View) -> bytes | None:
-        """Return a list at resourceVersion=0 from memory, None when memory cannot tell or another answer is wanted."""
+    async def _memory(self, decision: Filtered, view: View) -> bytes | None:
+        """Return a read at resourceVersion=0 from memory; None when it cannot tell, or another is asked for."""
         fields = fields_of(decision.query)
-        if (
-            decision.verb != "list"
-            or not decision.query.from_cache
-            or view.form == "table"
-            or view.binary
-            or fields is None
-        ):
+        if decision.verb not in {"list", "get"} or not decision.query.from_cache or view.binary or fields is None:
             return None
-        kind = await self.in_memory(decision, SharedKind)
-        return None if kind is None else render_kind(kind, decision, view.form, fields)
+        if (held := await self.held(decision, view.form)) is None:
+            return None
+        kind, shape = held
+        if decision.name:
+            one = kind.records.get(decision.name)
+            return shape.body(one) if one is not None and decision.scope.allows(one.seen) else None
+        records = (kind.records[name] for name in sorted(kind.records))
+        return shape.listed((one for one in records if selects(one.seen, decision, fields)), kind.version)
 
     async def is_served(self, decision: Filtered) -> bool:
         """Tell whether a kind that is discovered is one of the cluster scope; RefusedError 503 when nobody can say.

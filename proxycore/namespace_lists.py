@@ -1,4 +1,4 @@
-"""Lists of Namespaces: through the API server, narrowed to the caller's; at resourceVersion=0 from memory."""
+"""Reads of Namespaces: through the API server, narrowed to the caller's; at resourceVersion=0 from memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 
 from eventcore.clock import now
 from proxycore.passing import NAMESPACES
-from proxycore.policy import ListMemory, ListUpstream
+from proxycore.policy import ListMemory, ListUpstream, ReadMemory
 from proxycore.protobuf import MEDIA_TYPE, filter_list
 from proxycore.rendered import LARGEST, MOST, RenderedLists
 from proxycore.replying import compresses, reply
-from proxycore.representations import accepts_json, item_of, negotiate, render_list, takes
+from proxycore.representations import accepts_json, item_of, negotiate, render_list, render_one, takes
 from proxycore.statuses import RefusedError, bad_gateway, expired, unavailable
 from proxycore.watching import selected
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from proxycore.accounting import Asked, Run
     from proxycore.decisions import Decisions
     from proxycore.feed import NamespaceFeed
-    from proxycore.headers import Header
     from proxycore.identities import Identity
     from proxycore.listquery import ListQuery
     from proxycore.passage import Ends
@@ -59,7 +58,7 @@ _NAMED: Final = msgspec.json.Decoder(_Named)
 
 
 class NamespaceLists:
-    """Answers lists of Namespaces."""
+    """Answers lists of Namespaces, and single ones from memory."""
 
     def __init__(self, feed: NamespaceFeed, upstream: Upstream, passing: Passing, decisions: Decisions) -> None:
         self._feed = feed
@@ -68,7 +67,7 @@ class NamespaceLists:
         self._rendered = RenderedLists()
         self._decisions = decisions
         # By decision, form and second: whole answers of one epoch. The entry holds the decision, so no id comes again.
-        self._answers: dict[tuple[int, str, int], tuple[ListMemory, bytes]] = {}
+        self._answers: dict[tuple[int, str, int], tuple[ListMemory | ReadMemory, bytes]] = {}
         self._targets: dict[int, tuple[ListUpstream, str]] = {}
         self._epoch = -1
 
@@ -92,18 +91,17 @@ class NamespaceLists:
 
         return self._passing.read_at_once(asked, target, ends, still)
 
-    def answer_at_once(self, asked: Asked, decision: ListMemory) -> bool:
+    def answer_at_once(self, asked: Asked, decision: ListMemory | ReadMemory) -> bool:
         """Answer from memory if that may be used, without anything to await; tell whether."""
         self._look()
         accept = asked.meaning.accept
         key = id(decision), accept, int(time.time())  # a Table tells ages, in seconds
         found = self._answers.get(key)
         if found is None:
-            if not self._may_use_memory(asked.request, asked.acting.identity):
+            body = self._memory(asked, decision)
+            if body is None or compresses(asked.request, body):
                 return False
-            found = decision, self._memory(asked.request, decision)
-            if compresses(asked.request, found[1]):
-                return False
+            found = decision, body
             if asked.lasts and len(found[1]) <= LARGEST:
                 _keep(self._answers, key, found)
         asked.run.route = "memory"
@@ -124,19 +122,13 @@ class NamespaceLists:
         """How many rendered lists are kept."""
         return len(self._rendered)
 
-    async def answer(
-        self,
-        request: Request,
-        run: Run,
-        identity: Identity,
-        decision: ListUpstream | ListMemory,
-        passed: list[Header],
-    ) -> None:
+    async def answer(self, asked: Asked, decision: ListUpstream | ListMemory) -> None:
         """Answer one list through the API server, or a large one from memory; RefusedError."""
-        if isinstance(decision, ListMemory) and self._may_use_memory(request, identity):
+        request, run, identity = asked.request, asked.run, asked.acting.identity
+        if isinstance(decision, ListMemory) and (body := self._memory(asked, decision)) is not None:
             run.route = "memory"
             run.began()
-            await reply(request, self._memory(request, decision))
+            await reply(request, body)
             return
         run.route = "list"
         names, query = decision.names, decision.query
@@ -146,7 +138,7 @@ class NamespaceLists:
                 run.route = "filter"
                 await self._filtered(request, run, identity, query)
                 return
-            upstream = await run.upstream(self._upstream.as_proxy("GET", target, passed))
+            upstream = await run.upstream(self._upstream.as_proxy("GET", target, asked.passed))
             # As in `ask_at_once`.
             if (current := self._feed.names(identity)) == names:
                 await self._passing.relay(request, run, upstream)
@@ -155,17 +147,19 @@ class NamespaceLists:
             names = current
         raise RefusedError(unavailable("your tenants' namespaces change faster than they can be listed; try again"))
 
-    def _may_use_memory(self, request: Request, identity: Identity) -> bool:
-        """Tell whether the version of memory is one that a watch may go on from, in a form that is rendered here."""
+    def _memory(self, asked: Asked, decision: ListMemory | ReadMemory) -> bytes | None:
+        """Return an answer; None when a watch may not go on from the version of memory, or memory cannot tell."""
+        single = isinstance(decision, ReadMemory)
         try:
-            negotiate(request.value("accept"), watch=False)
+            form = negotiate(asked.meaning.accept, watch=False, single=single)
         except RefusedError:
-            return False  # protobuf alone, for example: the API server renders it
-        return self._feed.is_settled and self._feed.version() >= self._feed.oldest(identity)
-
-    def _memory(self, request: Request, decision: ListMemory) -> bytes:
+            return None  # protobuf alone, for example: the API server renders it
+        if not (self._feed.is_settled and self._feed.version() >= self._feed.oldest(asked.acting.identity)):
+            return None
+        if isinstance(decision, ReadMemory):
+            record = self._feed.record(decision.name)
+            return None if record is None else render_one(item_of(record.body), form, "Metadata", now())
         query = decision.query
-        form = negotiate(request.value("accept"), watch=False)
         records = [record for name in sorted(decision.names) if (record := self._feed.record(name)) is not None]
         version, at = str(self._feed.version()), now()
 

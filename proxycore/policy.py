@@ -51,6 +51,12 @@ class ReadOne(msgspec.Struct, frozen=True):
     name: str
 
 
+class ReadMemory(msgspec.Struct, frozen=True):
+    """Read one of the caller's Namespaces as it stands in memory: any version of it will do."""
+
+    name: str
+
+
 class ListUpstream(msgspec.Struct, frozen=True):
     """A consistent list under the proxy's account, narrowed to these names."""
 
@@ -95,8 +101,9 @@ class Review(msgspec.Struct, frozen=True):
     rules: bool
 
 
-Decision = Refuse | Forward | ReadOne | ListUpstream | ListMemory | WatchMemory | Filtered | Review
+Decision = Refuse | Forward | ReadOne | ReadMemory | ListUpstream | ListMemory | WatchMemory | Filtered | Review
 
+_ANY_VERSION = "resourceVersion=0"
 _REVIEW_GROUP = "authorization.k8s.io"
 _REVIEWS = {"selfsubjectaccessreviews": Review(rules=False), "selfsubjectrulesreviews": Review(rules=True)}
 
@@ -148,7 +155,9 @@ def _get(info: RequestInfo, identity: Identity, grants: Grants, freshness: Fresh
         return Forward()
     if not freshness.fresh:
         return Refuse(stale(freshness))
-    return ReadOne(info.name) if mine else _filtered(info, NAMESPACE_KIND, _namespaces(identity, grants, info.verb))
+    if not mine:
+        return _filtered(info, NAMESPACE_KIND, _namespaces(identity, grants, info.verb))
+    return ReadMemory(info.name) if info.query == _ANY_VERSION else ReadOne(info.name)
 
 
 def _namespaces(identity: Identity, grants: Grants, verb: str) -> Scope:

@@ -164,18 +164,16 @@ def render_event(
     type_: EventType, item: Item, form: Form, include: str, now: datetime, *, resource_version: str = ""
 ) -> bytes:
     """Return a watch event as a line; a deletion has a newer ``resource_version`` than the object itself."""
-    body = _value(item)
     if resource_version:
+        body = _value(item)
         body["metadata"] = {**body["metadata"], "resourceVersion": resource_version}
         item = item_of(msgspec.json.encode(body))
-    match form:
-        case "table":
-            meta = {"resourceVersion": item.namespace.metadata.resource_version}
-            return _line(type_, _table([item], meta, include, now))
-        case "metadata":
-            return _line(type_, _partial(item))
-        case _:
-            return _line(type_, {"kind": "Namespace", "apiVersion": "v1", **body})
+    return _line(type_, _shown(item, form, include, now))
+
+
+def render_one(item: Item, form: Form, include: str, now: datetime) -> bytes:
+    """Return a Namespace as the answer to a get."""
+    return msgspec.json.encode(_shown(item, form, include, now))
 
 
 def render_bookmark(resource_version: str, form: Form, *, initial_events_end: bool = False) -> bytes:
@@ -212,6 +210,16 @@ def age(created: datetime | None, now: datetime) -> str:
 
 def _line(type_: EventType, obj: dict[str, Any]) -> bytes:
     return msgspec.json.encode({"type": type_, "object": obj}) + b"\n"
+
+
+def _shown(item: Item, form: Form, include: str, now: datetime) -> dict[str, Any]:
+    match form:
+        case "table":
+            return _table([item], {"resourceVersion": item.namespace.metadata.resource_version}, include, now)
+        case "metadata":
+            return _partial(item)
+        case _:
+            return {"kind": "Namespace", "apiVersion": "v1", **_value(item)}
 
 
 def _value(item: Item) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from proxycore.policy import (
     Forward,
     ListMemory,
     ListUpstream,
+    ReadMemory,
     ReadOne,
     Refuse,
     Review,
@@ -240,7 +241,7 @@ class Proxy:
             return self._lists.ask_at_once(asked, decision, self)
         if isinstance(decision, ReadOne):
             return self._passing.read_one_at_once(asked, decision.name, self)
-        if isinstance(decision, ListMemory) and self._lists.answer_at_once(asked, decision):
+        if isinstance(decision, ListMemory | ReadMemory) and self._lists.answer_at_once(asked, decision):
             asked.run.done(str(asked.request.answer_code))
             return True
         return False
@@ -262,11 +263,10 @@ class Proxy:
                 raise RefusedError(status)
             case Forward():
                 await self._forward(asked)
-            case ReadOne(name):
-                run.route = "read"
-                await self._passing.read_one(asked, name)
+            case ReadOne() | ReadMemory():
+                await self._read_one(asked, decision)
             case ListUpstream() | ListMemory():
-                await self._lists.answer(asked.request, run, asked.acting.identity, decision, asked.passed)
+                await self._lists.answer(asked, decision)
             case WatchMemory() | Filtered(verb="watch"):
                 run.route = "watch"
                 await self._watches.answer(asked, decision)
@@ -275,6 +275,12 @@ class Proxy:
             case Review(rules):
                 run.route = "review"
                 await self._passing.review(asked, rules=rules)
+
+    async def _read_one(self, asked: Asked, decision: ReadOne | ReadMemory) -> None:
+        if isinstance(decision, ReadMemory) and self._lists.answer_at_once(asked, decision):
+            return
+        asked.run.route = "read"
+        await self._passing.read_one(asked, decision.name)
 
     async def _forward(self, asked: Asked) -> None:
         """Send the request on as the caller, unless it is about all namespaces and the caller is a tenant."""

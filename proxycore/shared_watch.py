@@ -12,12 +12,10 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
-from proxycore.documents import META_VERSION
 from proxycore.representations import render_error
 from proxycore.rules import scope_of
 from proxycore.selectors import matches, parse_fields
 from proxycore.statuses import RefusedError, expired
-from proxycore.watch_shapes import Objects
 from proxycore.watching import BOOKMARK_INTERVAL, LEAST_TIMEOUT, LOOK_INTERVAL, SETTLE_SECONDS
 
 if TYPE_CHECKING:
@@ -25,19 +23,17 @@ if TYPE_CHECKING:
 
     from proxycore.feed import NamespaceFeed
     from proxycore.identities import Grants, Identity
-    from proxycore.kind_memory import KindMemory, Record, Subscription
+    from proxycore.kind_memory import Record, Subscription
     from proxycore.listquery import ListQuery
     from proxycore.policy import Filtered
-    from proxycore.representations import Form
     from proxycore.rules import Seen
     from proxycore.selectors import Requirement
+    from proxycore.shapes import Shape
     from proxycore.shared import SharedKind
-    from proxycore.watch_shapes import Shape
 
 FIELDS: Final = ("metadata.name",)
 """The field that is known here; a selector on any other is the API server's."""
-_PASSED: Final = frozenset({"fieldSelector", "pretty", "limit"})
-_PARTIAL_LIST: Final = b'{"kind":"PartialObjectMetadataList","apiVersion":"%b",' % META_VERSION.encode()
+_PASSED: Final = frozenset({"fieldSelector", "includeObject", "pretty", "limit"})
 
 
 def fields_of(query: ListQuery) -> tuple[Requirement, ...] | None:
@@ -49,19 +45,6 @@ def fields_of(query: ListQuery) -> tuple[Requirement, ...] | None:
         return parse_fields(passed.get("fieldSelector", ""), FIELDS)
     except RefusedError:
         return None
-
-
-def render_kind(kind: KindMemory, decision: Filtered, form: Form, fields: tuple[Requirement, ...]) -> bytes:
-    """Return a list from memory with the objects of the scope that the client's selectors choose."""
-    shape = Objects(kind, form)
-    items = []
-    for name in sorted(kind.records):
-        record = kind.records[name]
-        if selects(record.seen, decision, fields):
-            typed = form == "metadata" or kind.items_are_typed
-            items.append(shape.body(record) if typed else record.body)
-    head = _PARTIAL_LIST if form == "metadata" else kind.list_head
-    return b'%b"metadata":{"resourceVersion":"%d"},"items":[%b]}' % (head, kind.version, b",".join(items))
 
 
 def selects(seen: Seen, decision: Filtered, fields: tuple[Requirement, ...]) -> bool:

@@ -11,10 +11,8 @@ from proxycore.filtered_watch import FilteredWatch
 from proxycore.policy import Filtered, WatchMemory
 from proxycore.relaying import begin_stream
 from proxycore.representations import negotiate, render_error
-from proxycore.shared import SharedKind
 from proxycore.shared_watch import SharedWatch, fields_of
 from proxycore.statuses import Status
-from proxycore.watch_shapes import Objects, Rows
 from proxycore.watching import NamespaceWatch
 
 if TYPE_CHECKING:
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from proxycore.feed import NamespaceFeed
     from proxycore.filtered import FilteredKinds
     from proxycore.freshness import Freshener
-    from proxycore.representations import Form
-    from proxycore.watch_shapes import Shape
 
 log = get("proxy.watches")
 
@@ -85,9 +81,9 @@ class Watches:
         elif isinstance(decision, Across):
             watch = await self._across.watch(asked, decision, write=write, good=good)
         else:
-            form = negotiate(accept, watch=True)
             fields = fields_of(decision.query)
-            if fields is not None and (held := await self._held(decision, form)) is not None:
+            held = await self._kinds.held(decision, negotiate(accept, watch=True))
+            if fields is not None and held is not None:
                 kind, shape = held
                 watch = SharedWatch(
                     kind,
@@ -113,11 +109,3 @@ class Watches:
             log.info("client of a watch is too slow")
             request.write(render_error(SLOW))
         request.finish()
-
-    async def _held(self, decision: Filtered, form: Form) -> tuple[SharedKind, Shape] | None:
-        """Return the kind in memory that can answer a watch, and how it is shown; None when there is none."""
-        if form == "table":
-            rows = await self._kinds.rows_in_memory(decision)
-            return None if rows is None else (rows, Rows(rows, include=decision.query.include_object))
-        kind = await self._kinds.in_memory(decision, SharedKind)
-        return None if kind is None else (kind, Objects(kind, form))

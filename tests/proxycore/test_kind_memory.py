@@ -18,9 +18,9 @@ from proxycore.listquery import ListQuery
 from proxycore.policy import Filtered
 from proxycore.rules import Scope
 from proxycore.selectors import Requirement
+from proxycore.shapes import Objects
 from proxycore.shared_watch import SharedWatch
 from proxycore.statuses import RefusedError, expired
-from proxycore.watch_shapes import Objects
 
 if TYPE_CHECKING:
     from eventcore.kube_watch import EventType

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
@@ -44,6 +44,50 @@ async def test_other_representations_show_the_same_namespaces(
     assert found.status == 200
     assert found.body["kind"] == kind
     assert found.names == ["oil-production"]
+
+
+@pytest.mark.parametrize("accept", ["application/json", TABLE, METADATA.replace("MetadataList", "Metadata")])
+async def test_a_get_at_version_0_is_the_api_servers_answer_from_memory(world: World, accept: str) -> None:
+    owner = await world.owner("oil", "oil-production")
+    await world.tenant("gas", "gas-production")
+    await world.settle()
+    headers = {"Accept": accept}
+
+    there = await owner.get(f"{NAMESPACES}/oil-production", headers=headers)
+    here = await owner.get(f"{NAMESPACES}/oil-production?resourceVersion=0", headers=headers)
+    others = await owner.get(f"{NAMESPACES}/gas-production?resourceVersion=0", headers=headers)
+
+    assert (here.status, comparable(here.body)) == (200, comparable(there.body))
+    assert (others.status, others.body["reason"]) == (403, "Forbidden")
+    sample = world.role.metrics.registry.get_sample_value
+    count = [sample("tether_proxy_requests_total", labels(route)) for route in ("memory", "read")]
+    assert count == [1, 1]
+
+
+def labels(route: str) -> dict[str, str]:
+    return {"route": route, "verb": "get", "code": "200"}
+
+
+def comparable(body: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer without ages, how columns are described, and the managedFields, which memory does not hold."""
+    for column in body.get("columnDefinitions", []):
+        column["description"] = ""
+    for row in body.get("rows", []):
+        row["cells"][-1] = ""
+        comparable(row["object"])
+    body["metadata"].pop("managedFields", None)
+    return body
+
+
+async def test_a_get_at_version_0_of_what_memory_lacks_is_the_api_servers(world: World) -> None:
+    # given a namespace that the grants know and memory does not
+    owner = await world.owner("oil", "oil-production")
+    await world.admin.delete(f"{NAMESPACES}/oil-production")
+    await _gone(world, "oil-production")
+
+    found = await owner.get(f"{NAMESPACES}/oil-production?resourceVersion=0")
+
+    assert (found.status, found.body["reason"]) == (404, "NotFound")
 
 
 @pytest.mark.parametrize("target", [NAMESPACES, FROM_MEMORY], ids=["consistent", "from memory"])

@@ -17,6 +17,7 @@ from proxycore.policy import (
     Freshness,
     ListMemory,
     ListUpstream,
+    ReadMemory,
     ReadOne,
     Refuse,
     WatchMemory,
@@ -65,6 +66,10 @@ OIL = Memory(
         ("GET", "/api/v1/namespaces?watch=true", WatchMemory),
         ("GET", "/api/v1/watch/namespaces", WatchMemory),
         ("GET", "/api/v1/namespaces/oil-1", ReadOne),
+        ("GET", "/api/v1/namespaces/oil-1?resourceVersion=0", ReadMemory),
+        ("GET", "/api/v1/namespaces/oil-1?resourceVersion=7", ReadOne),
+        ("GET", "/api/v1/namespaces/oil-1?resourceVersion=0&resourceVersion=7", ReadOne),
+        ("GET", "/api/v1/namespaces/gas-1?resourceVersion=0", Forward),
         ("GET", "/api/v1/namespaces/gas-1", Forward),
         ("GET", "/api/v1/namespaces/oil-1/status", Forward),
         ("GET", "/api/v1/namespaces/oil-1/pods", Forward),
@@ -142,7 +147,7 @@ TARGETS = st.sampled_from(
         "/api/v1/namespaces",
         "/api/v1/namespaces?resourceVersion=0",
         "/api/v1/namespaces?watch=1",
-        *(f"/api/v1/namespaces/{name}" for name in SPACES),
+        *(f"/api/v1/namespaces/{name}{query}" for name in SPACES for query in ("", "?resourceVersion=0")),
         "/api/v1/pods",
     ]
 )
@@ -175,7 +180,7 @@ def test_no_decision_shows_more_than_what_is_owned(memory: Memory, identity: Ide
     match decide(parse("GET", target), identity, memory, FRESH):
         case ListUpstream(names) | ListMemory(names):
             assert names == mine
-        case ReadOne(name):
+        case ReadOne(name) | ReadMemory(name):
             assert name in mine
         case WatchMemory():
             assert namespaces_of(identity, memory) == mine
@@ -183,12 +188,24 @@ def test_no_decision_shows_more_than_what_is_owned(memory: Memory, identity: Ide
             pass
 
 
+@pytest.mark.parametrize(
+    ("query", "one", "all_"),
+    [("", ReadOne, ListUpstream), ("?resourceVersion=0", ReadMemory, ListMemory)],
+    ids=["consistent", "from memory"],
+)
 @given(GRANTS, IDENTITIES, st.sampled_from(SPACES))
-def test_get_and_list_agree(memory: Memory, identity: Identity, name: str) -> None:
-    listed = decide(parse("GET", "/api/v1/namespaces"), identity, memory, FRESH)
-    single = decide(parse("GET", f"/api/v1/namespaces/{name}"), identity, memory, FRESH)
+def test_get_and_list_agree(
+    query: str,
+    one: type[ReadOne | ReadMemory],
+    all_: type[ListUpstream | ListMemory],
+    memory: Memory,
+    identity: Identity,
+    name: str,
+) -> None:
+    listed = decide(parse("GET", f"/api/v1/namespaces{query}"), identity, memory, FRESH)
+    single = decide(parse("GET", f"/api/v1/namespaces/{name}{query}"), identity, memory, FRESH)
 
-    assert isinstance(single, ReadOne) == (isinstance(listed, ListUpstream) and name in listed.names)
+    assert isinstance(single, one) == (isinstance(listed, all_) and name in listed.names)
 
 
 @given(GRANTS, IDENTITIES)

@@ -15,6 +15,7 @@ from eventcore.errors import GoneError, KubeUnreachableError
 from eventcore.kube_watch import WatchEvent
 from proxycore import shared, table_memory
 from proxycore import watches as answering
+from proxycore.filtered import FilteredKinds
 from proxycore.listquery import parse_query
 from proxycore.shared_watch import fields_of
 from proxycore.table_memory import SharedTable
@@ -45,6 +46,7 @@ __all__ = ["kinds"]
 @pytest.mark.parametrize(
     ("query", "known"),
     [
+        ("includeObject=None", True),
         ("watch=1", True),
         ("watch=1&fieldSelector=metadata.name%3Da", True),
         ("watch=1&fieldSelector=spec.unschedulable%3Dfalse", False),
@@ -94,18 +96,51 @@ def watches(world: World) -> int:
     return len(world.service.kinds.followed)
 
 
-async def test_a_list_from_memory_is_the_list_of_the_api_server(kinds: World) -> None:
-    owner = await watchers(kinds)
-    for accept in ("application/json", METADATA):
-        headers = {"Accept": accept}
-        there = await owner.get(STORAGE, headers=headers)
-        here = await owner.get(f"{STORAGE}?resourceVersion=0", headers=headers)
-
-        assert here.body["items"] == there.body["items"]
-        assert (here.body["kind"], here.body["apiVersion"]) == (there.body["kind"], there.body["apiVersion"])
-
-
 ACCEPTS = {"json": "application/json", "metadata": METADATA.replace("MetadataList", "Metadata"), "table": TABLE}
+
+
+@pytest.mark.parametrize("target", [STORAGE, f"{STORAGE}/one"], ids=["list", "get"])
+@pytest.mark.parametrize(
+    ("form", "include"), [("json", ""), ("metadata", ""), ("table", ""), ("table", "None"), ("table", "Metadata")]
+)
+async def test_what_is_read_from_memory_is_what_the_api_server_says(
+    kinds: World, monkeypatch: pytest.MonkeyPatch, target: str, form: str, include: str
+) -> None:
+    # given
+    owner = await watchers(kinds)
+    accept = METADATA if (form, target) == ("metadata", STORAGE) else ACCEPTS[form]
+    shaped = f"&includeObject={include}" if include else ""
+    there = await owner.get(f"{target}?x=y{shaped}", headers={"Accept": accept})
+
+    # when nobody may be asked
+    monkeypatch.setattr(FilteredKinds, "_ask", None)
+    here = await owner.get(f"{target}?resourceVersion=0{shaped}", headers={"Accept": accept})
+
+    # then
+    assert (here.status, told_without_age(here.body)) == (200, told_without_age(there.body))
+
+
+def told_without_age(body: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer without what two of them may differ in: a list's version, and the age in a row."""
+    if "items" in body or len(body.get("rows", [])) != 1 or not body["rows"][0].get("object"):
+        body["metadata"] = body["metadata"] | {"resourceVersion": ""}
+    for row in body.get("rows", []):
+        row["cells"][-1] = ""
+    return body
+
+
+async def test_what_is_not_the_callers_is_not_read_from_memory(kinds: World) -> None:
+    owner = await watchers(kinds)
+    for accept in ACCEPTS.values():
+        for name in ("other", "missing"):
+            found = await owner.get(f"{STORAGE}/{name}?resourceVersion=0", headers={"Accept": accept})
+            assert (found.status, found.body["reason"]) == (403, "Forbidden")
+    # one that leaves is not shown any more either
+    async with watching(owner, f"{STORAGE}?watch=true") as events:
+        assert await events.named() == ("ADDED", "one")
+        await kinds.admin.merge_patch(f"{STORAGE}/one", {"metadata": {"labels": {"for": "gas"}}})
+        assert await events.named() == ("DELETED", "one")
+        assert (await owner.get(f"{STORAGE}/one?resourceVersion=0")).status == 403
 
 
 @pytest.mark.parametrize(

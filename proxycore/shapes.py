@@ -1,4 +1,4 @@
-"""What a watch from memory sends, in the form that its client asked for: objects, their metadata, or a Table's rows."""
+"""What memory answers, in the form that its client asked for: objects, their metadata, or a Table's rows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from proxycore.documents import META_VERSION
 from proxycore.representations import INITIAL_EVENTS_END
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from proxycore.kind_memory import KindMemory, Record
     from proxycore.representations import Form
     from proxycore.table_memory import SharedTable
 
 _PARTIAL: Final = b'{"kind":"PartialObjectMetadata","apiVersion":"%b","metadata":' % META_VERSION.encode()
+_PARTIAL_LIST: Final = b'{"kind":"PartialObjectMetadataList","apiVersion":"%b",' % META_VERSION.encode()
 _TABLE: Final = b'{"kind":"Table","apiVersion":"%b","metadata":' % META_VERSION.encode()
 
 
 class Shape(Protocol):
-    """Renders what stands under ``object`` in an event."""
+    """Renders lists and single objects, and what stands under ``object`` in an event."""
+
+    def listed(self, records: Iterable[Record], version: int) -> bytes:
+        """Return a list."""
 
     def body(self, record: Record) -> bytes:
         """Return an object."""
@@ -37,6 +43,13 @@ class Objects:
     def __init__(self, kind: KindMemory, form: Form) -> None:
         self._kind = kind
         self._form = form
+
+    def listed(self, records: Iterable[Record], version: int) -> bytes:
+        partial = self._form == "metadata"
+        typed = partial or self._kind.items_are_typed
+        items = b",".join(self.body(record) if typed else record.body for record in records)
+        head = _PARTIAL_LIST if partial else self._kind.list_head
+        return b'%b"metadata":{"resourceVersion":"%d"},"items":[%b]}' % (head, version, items)
 
     def body(self, record: Record) -> bytes:
         if self._form == "metadata":
@@ -60,11 +73,11 @@ class Rows:
         self._with_object = include != "None"
         self._told = False
 
+    def listed(self, records: Iterable[Record], version: int) -> bytes:
+        return self._table({"resourceVersion": str(version)}, b",".join(map(self._row, records)))
+
     def body(self, record: Record) -> bytes:
-        row = record.body
-        if not self._with_object:
-            row = msgspec.json.encode({"cells": _ROW.decode(row).cells})
-        return self._table({"resourceVersion": str(record.version)}, row)
+        return self._table({"resourceVersion": str(record.version)}, self._row(record))
 
     def name(self, record: Record, version: int) -> bytes:
         meta = {"name": record.seen.name, "resourceVersion": str(version)}
@@ -76,10 +89,13 @@ class Rows:
     def mark(self, version: int, *, initial_events_end: bool) -> bytes:
         return self._table(_mark_meta(version, initial_events_end=initial_events_end), b"")
 
-    def _table(self, meta: dict[str, Any], row: bytes) -> bytes:
+    def _row(self, record: Record) -> bytes:
+        return record.body if self._with_object else msgspec.json.encode({"cells": _ROW.decode(record.body).cells})
+
+    def _table(self, meta: dict[str, Any], rows: bytes) -> bytes:
         columns = b"null" if self._told else bytes(self._kind.columns)
         self._told = True
-        return b'%b%b,"columnDefinitions":%b,"rows":[%b]}' % (_TABLE, msgspec.json.encode(meta), columns, row)
+        return b'%b%b,"columnDefinitions":%b,"rows":[%b]}' % (_TABLE, msgspec.json.encode(meta), columns, rows)
 
 
 def _mark_meta(version: int, *, initial_events_end: bool) -> dict[str, Any]:

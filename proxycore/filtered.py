@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from proxycore.representations import Form
     from proxycore.shapes import Shape
     from proxycore.shared import K
+    from proxycore.upstream import Upstream
 
 log = get("proxy.filtered")
 
@@ -53,10 +54,11 @@ _NOT_SENT: Final = frozenset({"limit", "continue", "includeObject", "pretty"})
 
 
 class FilteredKinds:
-    """Reads under the proxy's account. Its client is its own, since an open watch holds a connection."""
+    """Reads under the proxy's account. The client for watches is its own, since an open one holds a connection."""
 
-    def __init__(self, client: KubeClient, discovery: Discovery) -> None:
+    def __init__(self, client: KubeClient, upstream: Upstream, discovery: Discovery) -> None:
         self._client = client
+        self._upstream = upstream
         self._discovery = discovery
         self._shared = SharedKinds(client)
 
@@ -234,7 +236,7 @@ class FilteredKinds:
         return await _refusing(read())
 
     async def _get(self, path: str, query: str, accept: str) -> bytes:
-        return await self._client.get(f"{path}?{query}" if query else path, accept=accept)
+        return await self._upstream.read(f"{path}?{query}" if query else path, accept)
 
 
 async def _refusing(read: Awaitable[T]) -> T:

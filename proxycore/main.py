@@ -152,7 +152,7 @@ class Service:
             skip_review=settings.skip_impersonation_review,
         )
         discovery = Discovery(self._kube)
-        self.kinds = FilteredKinds(self._kinds, discovery)
+        self.kinds = FilteredKinds(self._kinds, self._upstream, discovery)
         self.crossing = self._make_crossing(reviews, discovery) if settings.proxy_all_namespaced else None
         self._show_sizes()
         self._proxy = Proxy(

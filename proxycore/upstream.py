@@ -10,6 +10,7 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from eventcore.errors import KubeError
+from eventcore.kube_errors import error_of
 from eventcore.logs import get
 from proxycore.headers import forwarded
 from proxycore.plane.dialling import Dialler
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 log = get("proxy.upstream")
 
+_REFUSED: Final = 400
 _UNAUTHORIZED: Final = 401
 
 
@@ -96,6 +98,15 @@ class Upstream:
             log.error("the API server refuses the proxy's own credentials")
             raise RefusedError(unavailable("the API server refuses the proxy's own credentials", retry_after=5))
         return answer
+
+    async def read(self, target: str, accept: str) -> bytes:
+        """Return the body of a GET with the proxy's credentials; KubeError for 400 and above, RefusedError for none."""
+        answer = await self.as_proxy("GET", target, [("Accept", accept), ("User-Agent", "tether")])
+        body = await answer.read()
+        if answer.code >= _REFUSED:
+            after = {"Retry-After": answer.value("retry-after")}
+            raise error_of(answer.code, body, after, request=f"GET {target}")
+        return body
 
     async def _renewed(self, refused: str) -> bool:
         try:

@@ -417,7 +417,7 @@ async def test_without_the_discovery_a_rule_shows_nothing_and_says_so() -> None:
         async def get(self, path: str, /) -> bytes:
             raise KubeUnreachableError(path)
 
-    kinds = FilteredKinds(cast("Any", None), Discovery(Away()))
+    kinds = FilteredKinds(cast("Any", None), cast("Any", None), Discovery(Away()))
     roles = ProxiedKind(setting=BY_RULE, group=RBAC_GROUP, resource="clusterroles")
     known = ProxiedKind(setting="Nodes", group="", resource="nodes")
 

@@ -54,8 +54,8 @@ class Api:
         self.body = body
         self.asked: list[tuple[str, str]] = []
 
-    async def get(self, path: str, *, accept: str = "") -> bytes:
-        self.asked.append((path, accept))
+    async def read(self, target: str, accept: str) -> bytes:
+        self.asked.append((target, accept))
         return self.body
 
 
@@ -66,7 +66,8 @@ def decided(target: str) -> Filtered:
 
 
 def kinds(api: Api) -> FilteredKinds:
-    return FilteredKinds(cast("Any", api), Discovery(cast("Any", api)))
+    none = cast("Any", None)
+    return FilteredKinds(none, cast("Any", api), Discovery(none))
 
 
 async def test_a_client_that_takes_protobuf_alone_lists_its_classes_in_it() -> None:

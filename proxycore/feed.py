@@ -23,6 +23,7 @@ from eventcore.grants import SubjectGrant, TenantGrant
 from eventcore.logs import get
 from proxycore.identities import Overlay, grant_keys, namespaces_of
 from proxycore.rendered import RenderedEvents
+from proxycore.waking import Waking
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -68,12 +69,15 @@ class _GrantPast:
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """What one watch has to look at again. ``awake`` is set by whatever it waits for."""
+    """What one watch has to look at again. ``awake`` is set by whatever it waits for.
 
+    ``concerns`` tells of which Namespaces it wants to hear; None: of grants alone.
+    """
+
+    concerns: Callable[[str], bool] | None = None
     names: set[str] = field(default_factory=set)
     grants: bool = False
     awake: asyncio.Event = field(default_factory=asyncio.Event)
-    namespaces: bool = True  # whether it wants to hear of Namespaces, not of grants alone
 
     def take(self) -> tuple[set[str], bool]:
         """Return (names, whether grants changed) since the last time."""
@@ -102,6 +106,7 @@ class NamespaceFeed:
         self._grant_past: deque[_GrantPast] = deque()
         self._highest = 0
         self._subscribers: set[Subscription] = set()
+        self._waking = Waking()
         self._recording = False
         self._wanted = asyncio.Event()
         self._settled = asyncio.Condition()
@@ -200,9 +205,11 @@ class NamespaceFeed:
 
     # Who follows.
 
-    def subscribe(self, awake: asyncio.Event | None = None, *, namespaces: bool = True) -> Subscription:
-        """Return a subscription to all changes from now on, or to those of grants; give it back with `unsubscribe`."""
-        subscription = Subscription(awake=awake or asyncio.Event(), namespaces=namespaces)
+    def subscribe(
+        self, awake: asyncio.Event | None = None, *, concerns: Callable[[str], bool] | None = None
+    ) -> Subscription:
+        """Return a subscription to changes of grants and of these Namespaces; give it back with `unsubscribe`."""
+        subscription = Subscription(concerns, awake=awake or asyncio.Event())
         self._subscribers.add(subscription)
         return subscription
 
@@ -277,10 +284,11 @@ class NamespaceFeed:
             if version is None:
                 self._wanted.set()
         self._highest = max(self._highest, version or 0)
-        for subscription in self._subscribers:
-            if subscription.namespaces:
-                subscription.names.add(record.key.name)
-                subscription.awake.set()
+        name = record.key.name
+        concerned = [one for one in self._subscribers if one.concerns is not None and one.concerns(name)]
+        for subscription in concerned:
+            subscription.names.add(name)
+        self._waking.wake(one.awake for one in concerned)
 
     def _grant_changed(self, change: Change[GrantRecord]) -> None:
         old = change.old.grant if change.old else None
@@ -295,7 +303,7 @@ class NamespaceFeed:
             self._wanted.set()
         for subscription in self._subscribers:
             subscription.grants |= decides
-            subscription.awake.set()  # also for an account: its token may be good no more
+        self._waking.wake(one.awake for one in self._subscribers)  # also for an account: its token may be good no more
 
     def _trim(self) -> None:
         while len(self._past) > self._capacity:

@@ -15,9 +15,11 @@ import msgspec
 
 from proxycore.documents import seen
 from proxycore.rules import Seen
+from proxycore.waking import Waking
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from eventcore.kube_watch import WatchEvent
 
@@ -56,9 +58,13 @@ class _Past:
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """What one watch has to look at again. ``awake`` is set by whatever it waits for."""
+    """What one watch has to look at again. ``awake`` is set by whatever it waits for.
+
+    ``concerns`` tells of which names it wants to hear, asked when what is there has changed.
+    """
 
     awake: asyncio.Event
+    concerns: Callable[[str], bool]
     names: set[str] = field(default_factory=set)
 
     def take(self) -> set[str]:
@@ -83,6 +89,7 @@ class KindMemory:
         self._past: deque[_Past] = deque()
         self._graves: OrderedDict[str, Record] = OrderedDict()
         self._subscribers: set[Subscription] = set()
+        self._waking = Waking()
 
     # What is, and what was.
 
@@ -112,9 +119,9 @@ class KindMemory:
 
     # Who follows.
 
-    def subscribe(self, awake: asyncio.Event) -> Subscription:
-        """Return a subscription to every change from now on; give it back with `unsubscribe`."""
-        subscription = Subscription(awake)
+    def subscribe(self, awake: asyncio.Event, concerns: Callable[[str], bool]) -> Subscription:
+        """Return a subscription to changes from now on; give it back with `unsubscribe`."""
+        subscription = Subscription(awake, concerns)
         self._subscribers.add(subscription)
         return subscription
 
@@ -128,8 +135,7 @@ class KindMemory:
 
     def wake(self) -> None:
         """Let every watch look at how things stand."""
-        for subscription in self._subscribers:
-            subscription.awake.set()
+        self._waking.wake(one.awake for one in self._subscribers)
 
     # What comes.
 
@@ -178,9 +184,10 @@ class KindMemory:
         self._past.append(_Past(version, name, old))
         if len(self._past) > CAPACITY:
             self.floor = max(self.floor, self._past.popleft().version)
-        for subscription in self._subscribers:
+        concerned = [one for one in self._subscribers if one.concerns(name)]
+        for subscription in concerned:
             subscription.names.add(name)
-            subscription.awake.set()
+        self._waking.wake(one.awake for one in concerned)
 
     def _moved(self, version: int) -> None:
         self.version = max(self.version, version)

@@ -16,6 +16,7 @@ from proxycore.representations import render_error
 from proxycore.rules import scope_of
 from proxycore.selectors import matches, parse_fields
 from proxycore.statuses import RefusedError, expired
+from proxycore.waking import awoken
 from proxycore.watching import BOOKMARK_INTERVAL, LEAST_TIMEOUT, LOOK_INTERVAL, SETTLE_SECONDS
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class SharedWatch:
         self._good = good
         self._bookmark_interval = bookmark_interval
         self._sent: dict[str, Record] = {}
+        self._begun = False
         self._from = 0  # the version that the client has from a list, while memory is not there yet
         self._told = 0
         self._judged_by: tuple[Grants, int] | None = None  # the grants by which the scope was the same last time
@@ -95,10 +97,8 @@ class SharedWatch:
     async def run(self, stopping: asyncio.Event) -> None:
         """Send events until the time is over, the scope changes, memory is lost, or the process stops."""
         awake = asyncio.Event()
-        grants = self._feed.subscribe(
-            awake, namespaces=False
-        )  # before anything is read, so that no change of the grants is missed
-        subscription = self._kind.subscribe(awake)
+        grants = self._feed.subscribe(awake)  # before anything is read, so that no change of the grants is missed
+        subscription = self._kind.subscribe(awake, self._concerns)
         stop = asyncio.ensure_future(stopping.wait())
         stop.add_done_callback(lambda _: awake.set())
         begun = time.monotonic()
@@ -106,6 +106,7 @@ class SharedWatch:
         next_bookmark = begun + self._bookmark_interval
         try:
             await self._begin(subscription)
+            self._begun = True
             while (left := begun + limit - time.monotonic()) > 0 and not stopping.is_set():
                 if not self._kind.fresh or not self._good():
                     return
@@ -119,7 +120,7 @@ class SharedWatch:
                 if time.monotonic() >= next_bookmark:
                     next_bookmark = time.monotonic() + self._bookmark_interval
                     await self._bookmark()
-                await _wait(awake, min(left, LOOK_INTERVAL, max(0.0, next_bookmark - time.monotonic())))
+                await awoken(awake, min(left, LOOK_INTERVAL, max(0.0, next_bookmark - time.monotonic())))
                 grants.take()
             await self._bookmark()
         except RefusedError as error:
@@ -128,6 +129,12 @@ class SharedWatch:
             stop.cancel()
             self._kind.unsubscribe(subscription)
             self._feed.unsubscribe(grants)
+
+    def _concerns(self, name: str) -> bool:
+        if not self._begun or self._from or name in self._sent:
+            return True
+        record = self._kind.records.get(name)
+        return record is not None and self._selects(record.seen)
 
     async def _begin(self, subscription: Subscription) -> None:
         """Send what is there, or learn what the client knows already; RefusedError when it must list again."""
@@ -229,12 +236,3 @@ class SharedWatch:
         if now != self._decision.scope:
             raise RefusedError(expired("of a watch from before a change of your rights", self._feed.version()))
         self._judged_by = state
-
-
-async def _wait(awake: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await awake.wait()
-    except TimeoutError:
-        return
-    awake.clear()

@@ -16,6 +16,7 @@ from eventcore.clock import now
 from proxycore.representations import Item, item_of, render_bookmark, render_error, render_event
 from proxycore.selectors import matches
 from proxycore.statuses import expired, unavailable
+from proxycore.waking import awoken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,14 +65,18 @@ class NamespaceWatch:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Send events until the time is over, the caller may no longer see them, or the process stops."""
-        subscription = self._feed.subscribe()
-        stop: asyncio.Future[bool] = asyncio.ensure_future(stopping.wait())
+        subscription = self._feed.subscribe(concerns=self._concerns)
+        stop = asyncio.ensure_future(stopping.wait())
+        stop.add_done_callback(lambda _: subscription.awake.set())
         try:
             if await self._begin():
-                await self._follow(subscription, stop)
+                await self._follow(subscription, stopping)
         finally:
             stop.cancel()
             self._feed.unsubscribe(subscription)
+
+    def _concerns(self, name: str) -> bool:
+        return name in self._names or name in self._sent
 
     async def _begin(self) -> bool:
         """Send what stands at the start; False when the watch ends with it."""
@@ -109,16 +114,16 @@ class NamespaceWatch:
             await self._look(name, joined=name not in sure)
         return True
 
-    async def _follow(self, subscription: Subscription, stop: asyncio.Future[bool]) -> None:
+    async def _follow(self, subscription: Subscription, stopping: asyncio.Event) -> None:
         begun = time.monotonic()
         limit = self._query.timeout or LEAST_TIMEOUT * random.uniform(1, 2)  # noqa: S311 - spreads clients, no secret
         next_bookmark = begun + self._bookmark_interval
         owed = False
-        while (left := begun + limit - time.monotonic()) > 0 and not stop.done():
+        while (left := begun + limit - time.monotonic()) > 0 and not stopping.is_set():
             if not self._good():
                 return
             wait = min(left, MARK_INTERVAL if owed else LOOK_INTERVAL, max(0.0, next_bookmark - time.monotonic()))
-            await _first(subscription.awake, stop, wait)
+            await awoken(subscription.awake, wait)
             names, grants = subscription.take()
             owed |= await self._regroup() if grants else False
             for name in sorted(names & (self._names | self._sent.keys())):
@@ -126,7 +131,7 @@ class NamespaceWatch:
             if owed or time.monotonic() >= next_bookmark:
                 next_bookmark = time.monotonic() + self._bookmark_interval
                 owed = not await self._bookmark()
-        if not stop.done():
+        if not stopping.is_set():
             await self._bookmark()
 
     async def _regroup(self) -> bool:
@@ -196,12 +201,3 @@ def selected(item: Item, query: ListQuery) -> bool:
 
 def _number(version: str) -> int:
     return int(version) if version.isdecimal() else 0
-
-
-async def _first(awake: asyncio.Event, stop: asyncio.Future[bool], seconds: float) -> None:
-    """Wait for the event, the stop, or the time."""
-    wait: asyncio.Future[bool] = asyncio.ensure_future(awake.wait())
-    try:
-        await asyncio.wait({wait, stop}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        wait.cancel()

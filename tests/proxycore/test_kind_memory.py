@@ -47,9 +47,9 @@ class Feed:
     grants = None
     grants_state = (None, 0)
 
-    def subscribe(self, awake: asyncio.Event, *, namespaces: bool) -> Any:
-        del awake, namespaces
-        return kind_memory.Subscription(asyncio.Event())
+    def subscribe(self, awake: asyncio.Event) -> Any:
+        del awake
+        return kind_memory.Subscription(asyncio.Event(), lambda _: True)
 
     def unsubscribe(self, _: Any) -> None: ...
 

@@ -35,6 +35,7 @@ CLOSE: Final = "Connection: close"
 TENANTS: Final = (1, 10, 1000)
 """Namespaces of the tenant that is measured."""
 CLIENTS: Final = (1, 32, 256)
+FEW: Final = 8
 MAIN: Final = 32
 """Clients of the load that the goals are set for."""
 ADDED: Final = 2.0
@@ -187,12 +188,16 @@ async def watches(bench: Bench, where: Stage, ask: Connection) -> None:
     async def one(number: int) -> None:
         await where.change(number % 10, sent=f"{time.monotonic():.6f}")
 
+    async def requests() -> Run:
+        return await bench.run(where.proxy, Load(target=OBJECT, clients=FEW, think=THINK))
+
     for kind, target, happen in (("Nodes", NODES, node), ("Namespaces", NAMESPACES, one)):
-        found = await watch_many(where.proxy, where.folder / "ca.crt", f"{target}?watch=true", happen)
+        found = await watch_many(where.proxy, where.folder / "ca.crt", f"{target}?watch=true", happen, requests)
         name = f"{COUNT:,} watches of {kind}"
         bench.say(f"{name}, memory (MB)", found.memory, 100.0, least=False)
         bench.say(f"{name}, CPU an event (ms)", found.cpu)
         bench.say(f"{name}, p99 until an event is there (ms)", found.p99)
+        bench.say(f"{name}, p99 of requests of {FEW} other clients beside events (ms)", found.beside)
     _, _, opened = await _ask(ask)
     bench.say(f"watches at the API server, for 2 x {COUNT:,} and the lists", opened, 1.0, least=False)
 

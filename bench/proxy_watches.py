@@ -19,21 +19,31 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from multiprocessing.connection import Connection
 
+    from bench.wrk import Run
+
 COUNT: Final = 1000
 EVENTS: Final = 20
+PAUSE: Final = 0.1
+"""Seconds between two events beside which requests are measured."""
 AT_ONCE: Final = 32
 _SENT: Final = b'"sent":"'
 
 
 class Watched(msgspec.Struct, frozen=True, kw_only=True):
-    """What the watches cost: MB of the proxy, its CPU milliseconds an event, and milliseconds until all have it."""
+    """What the watches cost: MB of the proxy, its CPU milliseconds an event, and milliseconds until all have it.
+
+    ``beside``: the p99 in milliseconds of requests that come while there are events.
+    """
 
     memory: float
     cpu: float
     p99: float
+    beside: float
 
 
-async def watch_many(url: str, ca: Path, target: str, happen: Callable[[int], Awaitable[None]]) -> Watched:
+async def watch_many(
+    url: str, ca: Path, target: str, happen: Callable[[int], Awaitable[None]], requests: Callable[[], Awaitable[Run]]
+) -> Watched:
     """Open watches in a process of its own, let ``happen`` make an event again and again, and measure."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
@@ -49,11 +59,23 @@ async def watch_many(url: str, ca: Path, target: str, happen: Callable[[int], Aw
             await happen(number)
             late += await _recv(ours)
         used = time.process_time() - used
+        running = asyncio.ensure_future(requests())
+        number = EVENTS
+        while not running.done():
+            await happen(number)
+            await _recv(ours)
+            await asyncio.sleep(PAUSE)
+            number += 1
     finally:
         process.terminate()
         await asyncio.to_thread(process.join)
     late.sort()
-    return Watched(memory=memory / 2**20, cpu=used * 1000 / EVENTS, p99=late[int(len(late) * 0.99)] * 1000)
+    return Watched(
+        memory=memory / 2**20,
+        cpu=used * 1000 / EVENTS,
+        p99=late[int(len(late) * 0.99)] * 1000,
+        beside=running.result().p99,
+    )
 
 
 async def _recv(pipe: Connection) -> list[float]:

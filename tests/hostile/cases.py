@@ -499,6 +499,15 @@ def queries() -> Iterator[Case]:
     ):
         line = f"GET /api/v1/namespaces?{query} HTTP/1.1"
         yield Case(name=f"query {query or 'empty'}", wire=wire(line=line), verdict="pass")
+    # One that is not the caller's is asked for in its own name, whatever version will do.
+    for query in (
+        "resourceVersion=0",
+        "resourceVersion=%30",
+        "resourceVersion=0&resourceVersion=0",
+        "resourceVersion=",
+    ):
+        line = f"GET /api/v1/namespaces/kube-system?{query} HTTP/1.1"
+        yield Case(name=f"another's namespace, {query}", wire=wire(line=line), verdict="pass")
 
 
 def overrides() -> Iterator[Case]:

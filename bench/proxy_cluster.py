@@ -22,7 +22,7 @@ from bench.proxy_stage import certificates
 from bench.proxy_stub import free_port
 from eventcore.errors import NotFoundError
 from eventcore.kube import KubeClient, api_path
-from eventcore.settings import load
+from eventcore.settings_reading import load
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

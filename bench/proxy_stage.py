@@ -27,8 +27,8 @@ from eventcore.grants import (
 )
 from eventcore.keys import ObjectKey, mark_subject
 from eventcore.kube_auth import KubeAuth
-from eventcore.objects import publishable
 from eventcore.process import Role
+from eventcore.publishable import publishable
 from eventcore.settings import Settings
 from proxycore.identities import Identity
 from proxycore.main import Service, serving_tls, spare_the_collector

@@ -8,12 +8,10 @@ learns at once that the connection was lost.
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 import nats.errors
@@ -21,12 +19,12 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from eventcore import events
+from eventcore.bus_credentials import credentials
 from eventcore.clock import KUBE, NATS, now
 from eventcore.errors import (
     BusUnreachableError,
     NoJetStreamError,
     PublishError,
-    SettingsError,
     StreamMissingError,
     WrongSequenceError,
 )
@@ -125,7 +123,7 @@ class Bus:
         connection are retried for ever.
         """
         bus = cls(Client(), name, metrics)
-        options = _credentials(settings)
+        options = credentials(settings)
         try:
             async with asyncio.timeout(settings.nats_connect_timeout):
                 await bus.nc.connect(
@@ -371,31 +369,6 @@ class Bus:
             subject=subject,
             time=now(),
         )
-
-
-def _credentials(settings: Settings) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if settings.nats_creds_file:
-        options["user_credentials"] = settings.nats_creds_file
-    if settings.nats_user:
-        options["user"] = settings.nats_user
-        try:
-            options["password"] = Path(settings.nats_password_file).read_text().strip()
-        except OSError as error:
-            raise SettingsError(
-                f"TETHER_NATS_PASSWORD_FILE={settings.nats_password_file!r} cannot be read: {error.strerror}"
-            ) from error
-    if settings.nats_ca_file or settings.nats_cert_file:
-        try:
-            options["tls"] = ssl.create_default_context(cafile=settings.nats_ca_file or None)
-            if settings.nats_cert_file:
-                options["tls"].load_cert_chain(settings.nats_cert_file, settings.nats_key_file)
-        except OSError as error:  # SSLError is one
-            raise SettingsError(
-                f"the TLS files for NATS cannot be used ({error}): TETHER_NATS_CA_FILE={settings.nats_ca_file!r}, "
-                f"TETHER_NATS_CERT_FILE={settings.nats_cert_file!r}, TETHER_NATS_KEY_FILE={settings.nats_key_file!r}"
-            ) from error
-    return options
 
 
 async def _close_quietly(client: Client) -> None:

@@ -14,7 +14,8 @@ import structlog
 from eventcore import topology
 from eventcore.bus import Bus
 from eventcore.metrics import Metrics
-from eventcore.settings import Settings, load
+from eventcore.settings import Settings
+from eventcore.settings_reading import load
 from tests.convergence import converging, pytest_terminal_summary  # noqa: F401 -- pytest looks for both here
 from tether.devcluster.nats import NatsServer
 

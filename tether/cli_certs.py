@@ -158,7 +158,7 @@ def _text(moment: dt.datetime) -> str:
 def _duration(text: str, option: str) -> dt.timedelta:
     import datetime as dt  # noqa: PLC0415 - as in certs
 
-    from eventcore.settings import duration  # noqa: PLC0415 - as in certs
+    from eventcore.settings_reading import duration  # noqa: PLC0415 - as in certs
 
     try:
         return dt.timedelta(seconds=duration(text))

@@ -100,7 +100,7 @@ async def _run(options: Options, settings: Settings, *, output: bool, dry_run: b
 
 
 def _seconds(text: str | None) -> float | None:
-    from eventcore.settings import duration  # noqa: PLC0415 - as in generate
+    from eventcore.settings_reading import duration  # noqa: PLC0415 - as in generate
 
     if text is None:
         return None

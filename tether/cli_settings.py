@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from eventcore import settings as settings_module
+from eventcore import settings_reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from eventcore.settings import SettingDoc, Settings
+    from eventcore.settings import Settings
+    from eventcore.settings_reading import SettingDoc
     from tether.proxy_flags import Row
 
     Translate = Callable[[Mapping[str, str], Mapping[str, object], Mapping[str, str]], dict[str, object]]
@@ -51,7 +52,7 @@ def with_settings(
             _add_option(run, doc, shown=doc.section in sections)
         return run
 
-    docs = settings_module.describe()
+    docs = settings_reading.describe()
     return decorate
 
 
@@ -64,7 +65,7 @@ def _joined(given: object) -> object:
 
 def load(flags: dict[str, object] | None = None) -> Settings:
     """Return the settings of this environment and these flags; SettingsError."""
-    return settings_module.load(os.environ, flags or {})
+    return settings_reading.load(os.environ, flags or {})
 
 
 def _add_option(command: Callable[..., Any], doc: SettingDoc, *, shown: bool) -> None:
@@ -93,7 +94,7 @@ def settings_command(*, as_json: bool) -> None:
 
     A flag beats the environment, the environment beats the default.
     """
-    docs = settings_module.describe()
+    docs = settings_reading.describe()
     if as_json:
         import msgspec  # noqa: PLC0415 - only here; start-up time counts
 

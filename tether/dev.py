@@ -22,7 +22,8 @@ import msgspec
 from eventcore.bus import Bus
 from eventcore.errors import KubeUnreachableError, StartError
 from eventcore.kube import KubeClient
-from eventcore.settings import Settings, load
+from eventcore.settings import Settings
+from eventcore.settings_reading import load
 from eventcore.topology import apply as apply_topology
 from tether import dev_accounts, dev_processes
 from tether.dev_layout import HOST, Layout, State, choose_ports

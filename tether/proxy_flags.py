@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from eventcore.errors import SettingsError
-from eventcore.settings import describe, duration
+from eventcore.settings_reading import describe, duration
 
 Changes = dict[str, object]
 """Settings by name, as texts."""

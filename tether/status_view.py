@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from eventcore.settings import format_duration
+from eventcore.settings_reading import format_duration
 from tether.status_model import STALE
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import msgspec
 
 from eventcore.errors import EventError
 from eventcore.keys import ObjectKey
-from eventcore.objects import PartialObject, decode_object, publishable, tombstone
+from eventcore.objects import PartialObject, decode_object
+from eventcore.publishable import publishable, tombstone
 from watchers.snapshot import Version
 
 if TYPE_CHECKING:

@@ -31,8 +31,7 @@ from workers.choices import choices, merged, operations, setting_operations
 from workers.cluster_rules import permits, rules_of
 from workers.context import SOON, guarded, until
 from workers.desired import ANNOTATION_ACCOUNT_UID, ANNOTATION_DIGEST, ANNOTATION_GENERATION
-from workers.ownership import Account, Owner, findings
-from workers.relations import stale_until
+from workers.ownership import Account, Owner, findings, stale_until
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -5,6 +5,7 @@ All of it is pure and fails closed: what is malformed, deleted or contradictory 
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -82,6 +83,18 @@ class Owner(msgspec.Struct, frozen=True, order=True):
 
     kind: str
     name: str
+
+
+class OwnerState(msgspec.Struct, frozen=True):
+    """The owners of one tenant. ``stale`` ones stand only in a status that is behind the spec, since ``since``."""
+
+    certain: frozenset[Owner] = frozenset()
+    stale: frozenset[Owner] = frozenset()
+    since: datetime | None = None
+
+    @property
+    def all(self) -> frozenset[Owner]:
+        return self.certain | self.stale
 
 
 def identities(account: Account) -> tuple[Owner, ...]:
@@ -183,6 +196,14 @@ def status_is_current(tenant: Tenant) -> bool:
     """Tell whether the status speaks of the spec that is there; older Capsules do not say, and are believed."""
     observed = tenant.status.observed_generation
     return observed in {0, tenant.metadata.generation}
+
+
+def stale_until(state: OwnerState, now: datetime, grace: float) -> datetime | None:
+    """Return when the stale owners stop counting, None when they do not count any more."""
+    if state.since is None:
+        return None
+    end = state.since.timestamp() + grace
+    return state.since.fromtimestamp(end, state.since.tzinfo) if now.timestamp() < end else None
 
 
 def namespace_claims(namespace: Namespace) -> frozenset[str]:

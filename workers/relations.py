@@ -7,17 +7,10 @@ what is related after can be compared. The router and the workers each keep one 
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import datetime
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
-import msgspec
-
-from eventcore.keys import ObjectKey
 from eventcore.objects import (
-    ANNOTATION_ACCOUNT,
     ANNOTATION_PROXY_CA,
-    COMPONENT_CA,
-    LABEL_COMPONENT,
     CapsuleConfiguration,
     CapsuleConfigurationSpec,
     GlobalProxySettings,
@@ -29,12 +22,13 @@ from eventcore.objects import (
     TenantOwner,
 )
 from eventcore.selectors import parse_selector
-from workers.names import lockdown_name
+from workers.own_objects import OWN_KINDS, OwnObject, is_ca_copy, is_lockdown, own_account
 from workers.ownership import (
     GROUP_ALL_ACCOUNTS,
     GROUP_AUTHENTICATED,
     Account,
     Owner,
+    OwnerState,
     chosen_namespaces,
     identities,
     is_enabled,
@@ -47,6 +41,7 @@ from workers.ownership import (
     owner_set,
     promotion_allowed,
     selector_matches,
+    stale_until,
     status_is_current,
 )
 from workers.proxy_settings import ProxySettingsIndex
@@ -55,37 +50,14 @@ from workers.user_entries import remembered
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from datetime import datetime
 
+    from eventcore.keys import ObjectKey
     from eventcore.objects import KubeObject, RoleBinding
     from eventcore.views import Change, ObjectRecord
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-OWN_KINDS: Final = frozenset({"Secret", "ConfigMap", "RoleBinding", "ClusterRole", "ClusterRoleBinding"})
-
-
-class OwnerState(msgspec.Struct, frozen=True):
-    """The owners of one tenant. ``stale`` ones stand only in a status that is behind the spec, since ``since``."""
-
-    certain: frozenset[Owner] = frozenset()
-    stale: frozenset[Owner] = frozenset()
-    since: datetime | None = None
-
-    @property
-    def all(self) -> frozenset[Owner]:
-        return self.certain | self.stale
-
-
-class OwnObject(msgspec.Struct, frozen=True):
-    """An object that Tether made, as OBJECTS shows it: metadata only."""
-
-    key: ObjectKey
-    metadata: Meta
-
-    @property
-    def component(self) -> str:
-        return self.metadata.labels.get(LABEL_COMPONENT, "")
 
 
 class Relations:
@@ -406,29 +378,6 @@ class Relations:
 def live(record: ObjectRecord | None) -> KubeObject | None:
     """Return the object of a record, None for nothing and for a tombstone."""
     return None if record is None or record.deleted else record.obj
-
-
-def own_account(metadata: Meta | None) -> Account | None:
-    """Return the account that an object of ours was made for."""
-    return Account.of_text(metadata.annotations.get(ANNOTATION_ACCOUNT, "")) if metadata else None
-
-
-def is_ca_copy(metadata: Meta | None) -> bool:
-    """Tell whether an object of ours is a copy of the proxy's CA."""
-    return metadata is not None and metadata.labels.get(LABEL_COMPONENT) == COMPONENT_CA
-
-
-def is_lockdown(key: ObjectKey, account: Account) -> bool:
-    """Tell whether an object of ours is the RoleBinding of Flux's default account."""
-    return key.kind == "RoleBinding" and key.name == lockdown_name(account)
-
-
-def stale_until(state: OwnerState, now: datetime, grace: float) -> datetime | None:
-    """Return when the stale owners stop counting, None when they do not count any more."""
-    if state.since is None:
-        return None
-    end = state.since.timestamp() + grace
-    return state.since.fromtimestamp(end, state.since.tzinfo) if now.timestamp() < end else None
 
 
 def _put(table: dict[K, V], key: K, value: V | None) -> None:

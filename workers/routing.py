@@ -14,9 +14,10 @@ from workers.choices import operations
 from workers.cluster_rules import permits
 from workers.desired import ANNOTATION_DIGEST
 from workers.names import same_cluster_role
+from workers.own_objects import OWN_KINDS, is_ca_copy, is_lockdown, own_account
 from workers.ownership import LABEL_PROMOTE, Account, Owner, is_live, namespace_claims
 from workers.proxy_settings import setting_subjects
-from workers.relations import OWN_KINDS, Relations, is_ca_copy, is_lockdown, live, own_account
+from workers.relations import Relations, live
 from workers.setting_status import status_key
 from workers.user_entries import listed, remembered
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from workers.context import Context
     from workers.entitlement import Entitlement
     from workers.options import Options
-    from workers.relations import OwnObject
+    from workers.own_objects import OwnObject
     from workers.writing import Existing
 
 FORCED_OVERLAP: Final = 10.0

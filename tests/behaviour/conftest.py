@@ -28,7 +28,8 @@ from eventcore.bus import Bus
 from eventcore.errors import ForbiddenError, NotFoundError
 from eventcore.events import AuditRecord, decode_body
 from eventcore.kube import KubeClient, api_path
-from eventcore.settings import Settings, load
+from eventcore.settings import Settings
+from eventcore.settings_reading import load
 from tests.behaviour.people import acting, authority  # noqa: F401 -- fixtures of every test here
 from tests.kubeapi import Client
 from tether import dev_processes

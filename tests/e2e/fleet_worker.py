@@ -20,7 +20,7 @@ from eventcore.consumer import Done, Result, Retry, Run, run_worker
 from eventcore.errors import WrongSequenceError
 from eventcore.metrics import Metrics
 from eventcore.reading import Reader
-from eventcore.settings import load
+from eventcore.settings_reading import load
 
 
 class Held(msgspec.Struct):

@@ -23,7 +23,8 @@ from eventcore.events import AuditRecord, DeadLetter, WorkRequest, decode_body
 from eventcore.keys import key, lane_consumer, timer_subject, work_subject
 from eventcore.metrics import Metrics
 from eventcore.pulling import Pull, status_of
-from eventcore.settings import Settings, load
+from eventcore.settings import Settings
+from eventcore.settings_reading import load
 from tether.devcluster.nats import NatsServer
 from tether.devcluster.pki import ClusterPki
 

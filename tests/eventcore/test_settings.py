@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventcore.errors import SettingsError
-from eventcore.settings import Settings, check, describe, duration, format_duration, load
+from eventcore.settings import Settings
+from eventcore.settings_reading import check, describe, duration, format_duration, load
 
 
 def test_without_flags_and_environment_the_defaults_hold() -> None:

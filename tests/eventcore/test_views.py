@@ -16,7 +16,7 @@ from eventcore.clock import now
 from eventcore.events import Mark, encode_body, object_event
 from eventcore.grants import TenantGrant, encode_grant
 from eventcore.keys import ObjectKey, key, mark_subject
-from eventcore.objects import tombstone
+from eventcore.publishable import tombstone
 from eventcore.reading import Reader
 from eventcore.views import Change, ObjectRecord, ObjectsView
 

@@ -22,8 +22,9 @@ from eventcore.keys import Key, ObjectKey, mark_subject
 from eventcore.kube import KubeClient, api_path
 from eventcore.kube_auth import KubeAuth
 from eventcore.logs import get
-from eventcore.objects import RBAC_KINDS, publishable, tombstone
+from eventcore.objects import RBAC_KINDS
 from eventcore.process import Role
+from eventcore.publishable import publishable, tombstone
 from eventcore.settings import Settings
 from proxycore.main import Service, new_loop, serving_tls
 from tether.devcluster.api import ApiOptions, EmbeddedApi

@@ -14,7 +14,7 @@ import click
 import msgspec
 import pytest
 
-from eventcore.settings import describe
+from eventcore.settings_reading import describe
 from tether import cli
 from tether.devcluster.nats import NatsServer
 from tether.devcluster.pki import ClusterPki

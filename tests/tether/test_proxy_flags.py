@@ -12,7 +12,8 @@ import pytest
 from eventcore.errors import BusUnreachableError, SettingsError, StartError
 from eventcore.logs import get
 from eventcore.process import Role
-from eventcore.settings import Settings, describe, load
+from eventcore.settings import Settings
+from eventcore.settings_reading import describe, load
 from proxycore.main import proxy, serving_tls
 from tether import cli
 from tether.proxy_flags import FLAGS, GATES, TRANSLATED, not_heeded, translate

@@ -18,7 +18,7 @@ NAMESPACES = "/api/v1/namespaces"
 PROGRAM = """
 import os, sys
 from eventcore.process import run_role
-from eventcore.settings import load
+from eventcore.settings_reading import load
 from watchers.main import watch
 sys.exit(run_role("watch", load(os.environ, {}), watch))
 """

@@ -13,7 +13,7 @@ from eventcore.clock import now
 from eventcore.events import Mark, WorkRequest, decode_body, encode_body, object_event
 from eventcore.grants import TenantGrant, encode_grant
 from eventcore.keys import ObjectKey, key, mark_subject, parse_work_subject, work_subject
-from eventcore.objects import tombstone
+from eventcore.publishable import tombstone
 from eventcore.reading import Reader
 from workers.replaying import PENDING, replay
 from workers.router import Router

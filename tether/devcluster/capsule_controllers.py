@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from tether.devcluster.capsule_crds import GROUP
 from tether.devcluster.capsule_facts import (
     CONFIGURATION_NAME,
-    CONTROLLED_LABEL,
     CORDONED_LABEL,
     MANAGED_BY_LABEL,
     NEW_TENANT_LABEL,
@@ -18,11 +17,19 @@ from tether.devcluster.capsule_facts import (
     tenant_owner_matcher,
     tenant_references,
 )
+from tether.devcluster.capsule_objects import (
+    BINDING_LABEL,
+    conditions,
+    cordoned_condition,
+    rbac_subject,
+    ready_condition,
+    role_binding,
+    with_group,
+)
 from tether.devcluster.controllers import Controller, Key, follow, is_deleting
-from tether.devcluster.objects import clone, dig, labels_of, metadata, name_of, namespace_of, now
+from tether.devcluster.objects import clone, dig, labels_of, metadata, name_of, namespace_of
 from tether.devcluster.rbac import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS
 from tether.devcluster.resources import CONFIG_MAPS, NAMESPACES, RBAC, SERVICE_ACCOUNTS
-from tether.devcluster.tokens import split_username
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,10 +38,8 @@ if TYPE_CHECKING:
     from tether.devcluster.store import Store
 
 FINALIZER = "controller.projectcapsule.dev/finalize"
-BINDING_LABEL = f"{GROUP}/role-binding"
 _NAME_LABEL = "kubernetes.io/metadata.name"
 _CREATED_BY = {"projectcapsule.dev/created-by": "rbac-controller"}
-_FNV_OFFSET, _FNV_PRIME, _FNV_MASK = 0xCBF29CE484222325, 0x100000001B3, 0xFFFFFFFFFFFFFFFF
 
 
 async def run(store: Store) -> None:
@@ -133,17 +138,17 @@ class Tenants:
             "namespaces": old.get("namespaces", names) if deleting else names,
             "spaces": [self._space(tenant, one, before.get(name_of(one))) for one in spaces],
             "owners": [owner.as_object() for owner in self._facts.owners_of(tenant)],
-            "conditions": _conditions(old.get("conditions"), _ready(), _cordoned(cordoned=cordoned)),
+            "conditions": conditions(old.get("conditions"), ready_condition(), cordoned_condition(cordoned=cordoned)),
             "observedGeneration": metadata(tenant).get("generation", 1),
         }
 
     def _space(self, tenant: Object, namespace: Object, before: object) -> Object:
         cordoned = bool(dig(tenant, "spec", "cordoned")) or labels_of(namespace).get(CORDONED_LABEL) == "true"
-        wanted = [_ready(), _cordoned(cordoned=cordoned)]
+        wanted = [ready_condition(), cordoned_condition(cordoned=cordoned)]
         if is_deleting(namespace):
             wanted.append(("Terminating", "True", "Terminating", "being deleted"))
         uid = metadata(namespace)["uid"]
-        return {"name": name_of(namespace), "uid": uid, "conditions": _conditions(before, *wanted)}
+        return {"name": name_of(namespace), "uid": uid, "conditions": conditions(before, *wanted)}
 
     def _namespaces_of(self, tenant: Object) -> list[Object]:
         names = sorted(self._spaces.get(metadata(tenant)["uid"], ()))
@@ -236,13 +241,13 @@ class NamespaceRights:
 
     def _bindings(self, tenant: Object, namespace: str) -> Iterator[Object]:
         for owner in self._facts.owners_of(tenant):
-            subject = _rbac_subject((owner.kind, owner.name))
+            subject = rbac_subject((owner.kind, owner.name))
             for role in owner.cluster_roles if subject else ():
-                yield _role_binding(tenant, namespace, role, [subject] if subject else [])
+                yield role_binding(tenant, namespace, role, [subject] if subject else [])
         for extra in dig(tenant, "spec", "additionalRoleBindings") or ():
-            subjects = [_with_group(subject) for subject in extra.get("subjects") or ()]
+            subjects = [with_group(subject) for subject in extra.get("subjects") or ()]
             role, labels = str(extra.get("clusterRoleName")), extra.get("labels") or {}
-            yield _role_binding(tenant, namespace, role, subjects, labels)
+            yield role_binding(tenant, namespace, role, subjects, labels)
 
 
 class CapsuleRights:
@@ -284,7 +289,7 @@ class CapsuleRights:
             {
                 "metadata": {"name": provisioner, "labels": dict(_CREATED_BY)},
                 "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": provisioner},
-                "subjects": [found for found in map(_rbac_subject, sorted(subjects)) if found],
+                "subjects": [found for found in map(rbac_subject, sorted(subjects)) if found],
             },
         )
         self._report(users)
@@ -309,7 +314,7 @@ class CapsuleRights:
             **old,
             "users": [{"kind": subject, "name": name} for subject, name in users],
             "tenants": sorted(name_of(tenant) for tenant in self._facts.tenants()),
-            "conditions": _conditions(old.get("conditions"), _ready()),
+            "conditions": conditions(old.get("conditions"), ready_condition()),
         }
         self._store.update(kind, new, subresource="status")
 
@@ -339,7 +344,7 @@ class TenantOwners:
         new: Object = clone(owner)
         new["status"] = {
             "tenants": [name_of(tenant) for tenant in self._facts.concerned_by(owner)],
-            "conditions": _conditions(dig(owner, "status", "conditions"), _ready()),
+            "conditions": conditions(dig(owner, "status", "conditions"), ready_condition()),
             "observedGeneration": metadata(owner).get("generation", 1),
         }
         self._store.update(kind, new, subresource="status")
@@ -363,57 +368,6 @@ def _tenants_of(facts: CapsuleFacts, change: Change) -> list[str]:
     return list(dict.fromkeys(name_of(tenant) for state in states for tenant in facts.concerned_by(state)))
 
 
-def _role_binding(
-    tenant: Object, namespace: str, role: str, subjects: list[Object], labels: Object | None = None
-) -> Object:
-    digest = _fnv64(repr((role, [sorted(subject.items()) for subject in subjects])))
-    return {
-        "metadata": {
-            "name": f"capsule:managed:{digest}",
-            "namespace": namespace,
-            "labels": {
-                **(labels or {}),
-                NEW_TENANT_LABEL: name_of(tenant),
-                MANAGED_BY_LABEL: name_of(tenant),
-                CONTROLLED_LABEL: "controller",
-                BINDING_LABEL: digest,
-            },
-            "ownerReferences": [
-                {
-                    "apiVersion": tenant["apiVersion"],
-                    "kind": "Tenant",
-                    "name": name_of(tenant),
-                    "uid": metadata(tenant)["uid"],
-                    "controller": True,
-                    "blockOwnerDeletion": True,
-                },
-            ],
-        },
-        "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
-        "subjects": subjects,
-    }
-
-
-def _fnv64(text: str) -> str:
-    digest = _FNV_OFFSET
-    for byte in text.encode():
-        digest = ((digest ^ byte) * _FNV_PRIME) & _FNV_MASK
-    return f"{digest:016x}"
-
-
-def _rbac_subject(subject: Subject) -> Object | None:
-    """Return the subject of a binding; None for an account whose name is not four colon parts."""
-    kind, name = subject
-    if kind != "ServiceAccount":
-        return {"apiGroup": RBAC, "kind": kind, "name": name}
-    account = split_username(name)
-    return {"kind": kind, "namespace": account[0], "name": account[1]} if account else None
-
-
-def _with_group(subject: Object) -> Object:
-    return subject if subject.get("kind") == "ServiceAccount" else {"apiGroup": RBAC, **subject}
-
-
 def _carries(change: Change, label: str) -> bool:
     return label in labels_of(change.obj) or (change.old is not None and label in labels_of(change.old))
 
@@ -422,23 +376,3 @@ def _specification_changed(change: Change) -> bool:
     if change.old is None or change.type == "DELETED":
         return True
     return change.old.get("spec") != change.obj.get("spec") or labels_of(change.old) != labels_of(change.obj)
-
-
-def _ready() -> tuple[str, str, str, str]:
-    return ("Ready", "True", "Succeeded", "reconciled")
-
-
-def _cordoned(*, cordoned: bool) -> tuple[str, str, str, str]:
-    return ("Cordoned", "True", "Cordoned", "cordoned") if cordoned else ("Cordoned", "False", "Active", "not cordoned")
-
-
-def _conditions(old: object, *wanted: tuple[str, str, str, str]) -> list[Object]:
-    """Return conditions of (type, status, reason, message); the time of one changes with its status only."""
-    known = {one.get("type"): one for one in old if isinstance(one, dict)} if isinstance(old, list) else {}
-    conditions = []
-    for type_, status, reason, message in wanted:
-        before = known.get(type_, {})
-        since = before.get("lastTransitionTime") if before.get("status") == status else None
-        fields = {"type": type_, "status": status, "reason": reason, "message": message}
-        conditions.append(fields | {"lastTransitionTime": since or now()})
-    return conditions

@@ -8,6 +8,7 @@ learns at once that the connection was lost.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -16,10 +17,9 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
 
 from eventcore import events
-from eventcore.bus_credentials import credentials
+from eventcore.bus_credentials import LoginClient, credentials
 from eventcore.clock import KUBE, NATS, now
 from eventcore.errors import (
     BusUnreachableError,
@@ -35,6 +35,8 @@ from eventcore.logs import get
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nats.aio.client import Client
+
     from eventcore.metrics import Metrics
     from eventcore.settings import Settings
 
@@ -47,6 +49,7 @@ RETRY_PAUSE: Final = 0.25
 """Seconds between attempts while no JetStream answers (NATS ADR-22)."""
 KV_PREFIX: Final = f"$KV.{BUCKET}."
 
+_REFUSED: Final = re.compile("authori[sz]ation|authentication", re.IGNORECASE)
 _WRONG_LAST_SEQUENCE: Final = 10071
 _NO_MESSAGE: Final = 10037
 _STREAM_NOT_FOUND: Final = 10059
@@ -114,6 +117,7 @@ class Bus:
         self.js = client.jetstream(timeout=ATTEMPT_TIMEOUT)
         self.name = name
         self.on_reconnect: list[Callable[[], None]] = []
+        self._refusal = ""  # what the server said against the login, since it last took it
 
     @classmethod
     async def connect(cls, settings: Settings, name: str, metrics: Metrics | None = None) -> Self:
@@ -122,7 +126,7 @@ class Bus:
         Raises BusUnreachableError or NoJetStreamError, SettingsError for unreadable credentials. Later losses of the
         connection are retried for ever.
         """
-        bus = cls(Client(), name, metrics)
+        bus = cls(LoginClient(), name, metrics)
         options = credentials(settings)
         try:
             async with asyncio.timeout(settings.nats_connect_timeout):
@@ -142,6 +146,11 @@ class Bus:
                 )
         except (OSError, TimeoutError, nats.errors.Error) as error:
             await _close_quietly(bus.nc)
+            if bus._refusal:
+                raise BusUnreachableError(
+                    f"the NATS server at {settings.nats_url} refuses this login ({bus._refusal}): set TETHER_NATS_USER "
+                    "and TETHER_NATS_PASSWORD_FILE, or TETHER_NATS_CREDS_FILE, to what the server knows"
+                ) from error
             raise BusUnreachableError(
                 f"no NATS server answers at {settings.nats_url} ({str(error) or type(error).__name__}): "
                 "start it, or set TETHER_NATS_URL"
@@ -168,7 +177,12 @@ class Bus:
             self._metrics.connected.set(connected)
 
     async def _on_error(self, error: Exception) -> None:
-        log.debug("nats error", error=str(error) or type(error).__name__)
+        text = str(error) or type(error).__name__
+        if _REFUSED.search(text) and not self._refusal:
+            self._refusal = text
+            if not self.nc.is_connecting:
+                log.warning("NATS refuses this login; tried again until it does not", error=text)
+        log.debug("nats error", error=text)
 
     async def _on_disconnect(self) -> None:
         if not self.nc.is_closed:
@@ -177,6 +191,7 @@ class Bus:
 
     async def _on_reconnect(self) -> None:
         log.info("nats connection is back")
+        self._refusal = ""
         self._tell_connected(connected=True)
         if self._metrics is not None:
             self._metrics.reconnects.inc()

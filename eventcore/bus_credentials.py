@@ -1,34 +1,67 @@
-"""How a process logs in to NATS: the files and the user of the settings as options of nats-py.
+"""How a process logs in to NATS, and stays logged in: files that are read anew for each connection.
 
-Password and TLS files are read here, before the connection is tried, so that one that cannot be used is told by its
-variable and not taken for a server that does not answer.
+All of them are tried before the first connection, so that one that cannot be used is told by its variable and not taken
+for a server that does not answer. Later a JWT or a password may be replaced at any time: what the server says against
+the old one ends the connection and not the client, and the next connection is made with what the files hold by then.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import nats.errors
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nats.aio.client import Client
 
 from eventcore.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventcore.settings import Settings
+
+_PERMISSIONS: Final = "permissions violation"
+_JWT: Final = re.compile(r"-+BEGIN NATS USER JWT-+\s+(\S+)\s+-+END")
+_SEED: Final = re.compile(r"-+BEGIN USER NKEY SEED-+\s+(\S+)\s+-+END")
+# A seed as NATS' nkeys spell it: five bits each that say seed and user, the key, a checksum (github.com/nats-io/nkeys).
+_USER_SEED: Final = b"\x95\x00"
+_LEAD_MASK: Final = b"\xff\xf8"
+_KEY_BYTES: Final = 32
+
+
+class LoginClient(Client):
+    """A client that goes on connecting when its login is refused or has expired."""
+
+    async def _process_err(self, err_msg: str) -> None:
+        # After most errors of the server's nats-py closes for good, also where a connection stood.
+        if self.is_connected and _PERMISSIONS not in err_msg.lower():
+            error = nats.errors.Error(f"nats: {err_msg}")
+            await self._error_cb(error)
+            await self._process_op_err(error)
+            return
+        await super()._process_err(err_msg)
+
+
+class _UnusableFileError(nats.errors.Error):
+    """A file does not hold what it should. nats-py tries again after its own errors, and ends with any other."""
 
 
 def credentials(settings: Settings) -> dict[str, Any]:
-    """Return the options of nats-py's ``connect`` that log in; SettingsError for unusable password or TLS files."""
+    """Return the options of nats-py's ``connect`` that log in; SettingsError for files that cannot be used."""
     options: dict[str, Any] = {}
-    if settings.nats_creds_file:
-        options["user_credentials"] = settings.nats_creds_file
+    if file := settings.nats_creds_file:
+        login = _Login(Path(file))
+        _try(f"TETHER_NATS_CREDS_FILE={file!r}", login.read)
+        options |= {"user_jwt_cb": login.jwt, "signature_cb": login.sign}
     if settings.nats_user:
-        options["user"] = settings.nats_user
-        try:
-            options["password"] = Path(settings.nats_password_file).read_text().strip()
-        except OSError as error:
-            raise SettingsError(
-                f"TETHER_NATS_PASSWORD_FILE={settings.nats_password_file!r} cannot be read: {error.strerror}"
-            ) from error
+        password = _Password(Path(settings.nats_password_file))
+        _try(f"TETHER_NATS_PASSWORD_FILE={settings.nats_password_file!r}", password)
+        options |= {"user": settings.nats_user, "password": password}
     if settings.nats_ca_file or settings.nats_cert_file:
         try:
             options["tls"] = ssl.create_default_context(cafile=settings.nats_ca_file or None)
@@ -40,3 +73,54 @@ def credentials(settings: Settings) -> dict[str, Any]:
                 f"TETHER_NATS_CERT_FILE={settings.nats_cert_file!r}, TETHER_NATS_KEY_FILE={settings.nats_key_file!r}"
             ) from error
     return options
+
+
+class _Password:
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __call__(self) -> str:
+        return self._file.read_text(errors="replace").strip()
+
+
+class _Login:
+    """A credentials file: the user's JWT, and the seed of the key that signs what the server asks to sign."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def read(self) -> tuple[str, Ed25519PrivateKey]:
+        """Return JWT and key; OSError or _UnusableFileError."""
+        text = self._file.read_text(errors="replace")
+        jwt, seed = _JWT.search(text), _SEED.search(text)
+        if jwt is None or seed is None:
+            raise _UnusableFileError("no JWT and seed of a user stand in it, as `nsc generate creds` writes them")
+        return jwt[1], _key(seed[1])
+
+    def jwt(self) -> bytes:
+        return self.read()[0].encode()
+
+    def sign(self, nonce: str) -> bytes:
+        return base64.b64encode(self.read()[1].sign(nonce.encode()))
+
+
+def _key(seed: str) -> Ed25519PrivateKey:
+    try:
+        raw = base64.b32decode(seed + "=" * (-len(seed) % 8))
+    except binascii.Error:
+        raw = b""
+    body, checksum = raw[:-2], raw[-2:]
+    lead = bytes(one & mask for one, mask in zip(body, _LEAD_MASK, strict=False))
+    if len(body) != len(lead) + _KEY_BYTES or lead != _USER_SEED:
+        raise _UnusableFileError("its seed is none of a user's")
+    if binascii.crc_hqx(body, 0).to_bytes(2, "little") != checksum:
+        raise _UnusableFileError("its seed is damaged")
+    return Ed25519PrivateKey.from_private_bytes(body[len(lead) :])
+
+
+def _try(what: str, read: Callable[[], object]) -> None:
+    try:
+        read()
+    except (OSError, _UnusableFileError) as error:
+        why = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        raise SettingsError(f"{what} cannot be used: {why}") from error

@@ -1,0 +1,146 @@
+"""Logins to a real nats-server: by password and by credentials file, replaced while the process runs, and refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from eventcore.bus import Bus
+from eventcore.errors import BusUnreachableError, SettingsError
+from eventcore.settings import Settings
+from tests.eventcore.nats_operator import USER as USER_KEY
+from tests.eventcore.nats_operator import NatsOperator, Pair
+from tether.devcluster.nats import NatsServer
+
+SECONDS = 30
+USERS = 'authorization {{ users: [ {{user: "worker", password: "{password}"}} ] }}'
+
+
+@asynccontextmanager
+async def running(folder: Path, config: str) -> AsyncIterator[NatsServer]:
+    server = NatsServer(folder / "nats", extra_config=config)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+class Heard:
+    """Hears of the connection as metrics do."""
+
+    def __init__(self) -> None:
+        self.connected = self.reconnects = self
+        self.lost, self.back = asyncio.Event(), asyncio.Event()
+
+    def set(self, value: float) -> None:
+        if not value:
+            self.lost.set()
+
+    def inc(self) -> None:
+        self.back.set()
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[tuple[Bus, Heard]]:
+    heard = Heard()
+    bus = await Bus.connect(settings, "test", cast("Any", heard))
+    try:
+        yield bus, heard
+    finally:
+        await bus.close()
+
+
+def by_password(server: NatsServer, file: Path) -> Settings:
+    return Settings(nats_url=server.url, nats_user="worker", nats_password_file=str(file))
+
+
+def by_file(server: NatsServer, file: Path) -> Settings:
+    return Settings(nats_url=server.url, nats_creds_file=str(file))
+
+
+async def test_a_password_that_is_replaced_at_the_server_and_in_its_file_costs_a_reconnect(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("first\n")
+    async with (
+        running(tmp_path, USERS.format(password="first")) as server,
+        connected(by_password(server, file)) as (bus, heard),
+    ):
+        # when the server knows another one, and some time later the file too
+        server.config_path.write_text(server.config_path.read_text().replace("first", "second"))
+        os.kill(server.pid, signal.SIGHUP)
+        async with asyncio.timeout(SECONDS):
+            await heard.lost.wait()
+            file.write_text("second")
+            await heard.back.wait()
+
+        # then the bus goes on
+        assert (await bus.js.account_info()).streams == 0
+
+
+async def test_a_credentials_file_logs_in_and_its_successor_does_when_the_jwt_has_expired(tmp_path: Path) -> None:
+    operator, file = NatsOperator(), tmp_path / "user.creds"
+    file.write_text(operator.credentials(seconds=3))
+    async with running(tmp_path, operator.config) as server, connected(by_file(server, file)) as (bus, heard):
+        assert (await bus.js.account_info()).streams == 0
+
+        # when the file is broken for a moment and then holds another user
+        file.write_text("")
+        async with asyncio.timeout(SECONDS):
+            await heard.lost.wait()
+            file.write_text(operator.credentials())
+            await heard.back.wait()
+
+        assert (await bus.js.account_info()).streams == 0
+
+
+async def test_a_refused_login_is_one_line_that_says_so(tmp_path: Path) -> None:
+    operator, file = NatsOperator(), tmp_path / "login"
+    async with running(tmp_path / "a", USERS.format(password="right")) as server:
+        file.write_text("wrong")
+        for settings in (by_password(server, file), Settings(nats_url=server.url)):
+            with pytest.raises(BusUnreachableError, match=r"refuses this login .*TETHER_NATS_USER"):
+                await Bus.connect(settings, "test")
+    async with running(tmp_path / "b", operator.config) as server:
+        file.write_text(NatsOperator().credentials())
+        with pytest.raises(BusUnreachableError, match=r"refuses this login .*TETHER_NATS_CREDS_FILE"):
+            await Bus.connect(by_file(server, file), "test")
+
+
+SEED = Pair(USER_KEY).seed
+DAMAGED = SEED[:20] + ("A" if SEED[20] != "A" else "B") + SEED[21:]
+LOGIN = (
+    "-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "No such file"),
+        ("", "no JWT and seed"),
+        (SEED, "no JWT and seed"),
+        (LOGIN.format(seed="x"), "none of a user's"),
+        (LOGIN.format(seed=Pair(0).seed), "none of a user's"),
+        (LOGIN.format(seed=DAMAGED), "damaged"),
+    ],
+    ids=["missing", "empty", "no JWT", "no seed", "an account's seed", "a damaged seed"],
+)
+async def test_a_credentials_file_that_cannot_be_used_is_a_setting_that_is_wrong(
+    tmp_path: Path, content: str | None, why: str
+) -> None:
+    file = tmp_path / "user.creds"
+    if content is not None:
+        file.write_text(content)
+
+    with pytest.raises(SettingsError, match=f"TETHER_NATS_CREDS_FILE=.*cannot be used: .*({why})") as caught:
+        await Bus.connect(Settings(nats_creds_file=str(file)), "test")
+
+    assert SEED not in str(caught.value)

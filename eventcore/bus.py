@@ -126,7 +126,7 @@ class Bus:
         Raises BusUnreachableError or NoJetStreamError, SettingsError for unreadable credentials. Later losses of the
         connection are retried for ever.
         """
-        bus = cls(LoginClient(), name, metrics)
+        bus = cls(LoginClient(settings), name, metrics)
         options = credentials(settings)
         try:
             async with asyncio.timeout(settings.nats_connect_timeout):

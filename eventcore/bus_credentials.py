@@ -35,7 +35,15 @@ _KEY_BYTES: Final = 32
 
 
 class LoginClient(Client):
-    """A client that goes on connecting when its login is refused or has expired."""
+    """A client that reads the files of TLS for each connection, and goes on connecting when its login is refused."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        return _tls(self._settings)
 
     async def _process_err(self, err_msg: str) -> None:
         # After most errors of the server's nats-py closes for good, also where a connection stood.
@@ -63,16 +71,19 @@ def credentials(settings: Settings) -> dict[str, Any]:
         _try(f"TETHER_NATS_PASSWORD_FILE={settings.nats_password_file!r}", password)
         options |= {"user": settings.nats_user, "password": password}
     if settings.nats_ca_file or settings.nats_cert_file:
-        try:
-            options["tls"] = ssl.create_default_context(cafile=settings.nats_ca_file or None)
-            if settings.nats_cert_file:
-                options["tls"].load_cert_chain(settings.nats_cert_file, settings.nats_key_file)
-        except OSError as error:  # SSLError is one
-            raise SettingsError(
-                f"the TLS files for NATS cannot be used ({error}): TETHER_NATS_CA_FILE={settings.nats_ca_file!r}, "
-                f"TETHER_NATS_CERT_FILE={settings.nats_cert_file!r}, TETHER_NATS_KEY_FILE={settings.nats_key_file!r}"
-            ) from error
+        files = (
+            f"TETHER_NATS_CA_FILE={settings.nats_ca_file!r}, TETHER_NATS_CERT_FILE={settings.nats_cert_file!r}, "
+            f"TETHER_NATS_KEY_FILE={settings.nats_key_file!r}"
+        )
+        _try(f"the TLS files for NATS ({files})", lambda: _tls(settings))
     return options
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.nats_ca_file or None)
+    if settings.nats_cert_file:
+        context.load_cert_chain(settings.nats_cert_file, settings.nats_key_file)
+    return context
 
 
 class _Password:

@@ -15,7 +15,6 @@ from eventcore.errors import (
     BusUnreachableError,
     NoJetStreamError,
     PublishError,
-    SettingsError,
     StreamMissingError,
     WrongSequenceError,
 )
@@ -26,7 +25,6 @@ from eventcore.pulling import Pull, status_of
 from eventcore.settings import Settings
 from eventcore.settings_reading import load
 from tether.devcluster.nats import NatsServer
-from tether.devcluster.pki import ClusterPki
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,46 +44,6 @@ async def test_a_server_without_jetstream_is_one_line_that_says_what_to_do(tmp_p
     try:
         with pytest.raises(NoJetStreamError, match="start it with -js"):
             await Bus.connect(load({"TETHER_NATS_URL": server.url}, {}), "test")
-    finally:
-        await server.stop()
-
-
-async def test_a_password_file_that_is_missing_is_a_setting_that_is_wrong(
-    make_settings: Callable[..., Settings],
-) -> None:
-    settings = make_settings(nats_user="worker", nats_password_file="nowhere/password")
-    with pytest.raises(SettingsError, match="nowhere/password"):
-        await Bus.connect(settings, "test")
-
-
-async def test_the_connection_is_encrypted_and_the_server_verified_with_the_ca_of_the_settings(tmp_path: Path) -> None:
-    # Given a server that asks for client certificates of our CA
-    pki = ClusterPki.load_or_create(None)
-    files = {name: tmp_path / name for name in ("ca.crt", "tls.crt", "tls.key", "client.crt", "client.key")}
-    certificate, key_pem = pki.issue_serving(["127.0.0.1", "localhost"])
-    client_certificate, client_key = pki.client_certificate("watcher", ())
-    contents = (pki.ca_pem, certificate, key_pem, client_certificate, client_key)
-    for file, content in zip(files.values(), contents, strict=True):
-        file.write_text(content)
-    names = {"cert_file": "tls.crt", "key_file": "tls.key", "ca_file": "ca.crt"}
-    tls = "tls { verify: true, " + ", ".join(f'{option}: "{files[name]}"' for option, name in names.items()) + " }"
-    server = NatsServer(tmp_path / "nats", extra_config=tls)
-    await server.start()
-    environ = {"TETHER_NATS_URL": server.url}
-    try:
-        # Then only who has CA and certificate gets in, and the rest is told in one line
-        with pytest.raises(BusUnreachableError):
-            await Bus.connect(load(environ, {}), "test")
-        with pytest.raises(SettingsError, match="TETHER_NATS_CA_FILE='nowhere'"):
-            await Bus.connect(load(environ, {"nats_ca_file": "nowhere"}), "test")
-        flags = {
-            "nats_ca_file": str(files["ca.crt"]),
-            "nats_cert_file": str(files["client.crt"]),
-            "nats_key_file": str(files["client.key"]),
-        }
-        bus = await Bus.connect(load(environ, flags), "test")
-        assert bus.connected
-        await bus.close()
     finally:
         await server.stop()
 

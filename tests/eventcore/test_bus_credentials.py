@@ -15,11 +15,14 @@ import pytest
 from eventcore.bus import Bus
 from eventcore.errors import BusUnreachableError, SettingsError
 from eventcore.settings import Settings
+from eventcore.settings_reading import load
 from tests.eventcore.nats_operator import USER as USER_KEY
 from tests.eventcore.nats_operator import NatsOperator, Pair
 from tether.devcluster.nats import NatsServer
+from tether.devcluster.pki import ClusterPki
 
 SECONDS = 30
+CLIENT_FILES = {"ca_file": "ca.crt", "cert_file": "client.crt", "key_file": "client.key"}
 USERS = 'authorization {{ users: [ {{user: "worker", password: "{password}"}} ] }}'
 
 
@@ -112,6 +115,44 @@ async def test_a_refused_login_is_one_line_that_says_so(tmp_path: Path) -> None:
         file.write_text(NatsOperator().credentials())
         with pytest.raises(BusUnreachableError, match=r"refuses this login .*TETHER_NATS_CREDS_FILE"):
             await Bus.connect(by_file(server, file), "test")
+
+
+async def test_certificates_and_ca_that_are_replaced_are_used_for_the_next_connection(tmp_path: Path) -> None:
+    # given a server that asks for client certificates of its CA, and a client that has one
+    files = {name: tmp_path / name for name in ("ca.crt", "tls.crt", "tls.key", "client.crt", "client.key")}
+    make_certificates(files)
+    names = {"cert_file": "tls.crt", "key_file": "tls.key", "ca_file": "ca.crt"}
+    tls = "tls { verify: true, " + ", ".join(f'{option}: "{files[name]}"' for option, name in names.items()) + " }"
+    client = {f"nats_{option}": str(files[name]) for option, name in CLIENT_FILES.items()}
+    async with running(tmp_path, tls) as server:
+        settings = load({"TETHER_NATS_URL": server.url}, client)
+        with pytest.raises(BusUnreachableError):
+            await Bus.connect(Settings(nats_url=server.url), "test")
+        with pytest.raises(SettingsError, match="TETHER_NATS_CA_FILE='nowhere'"):
+            await Bus.connect(Settings(nats_url=server.url, nats_ca_file="nowhere"), "test")
+
+        async with connected(settings) as (bus, heard):
+            # when all of it is of another CA
+            await server.stop()
+            make_certificates(files)
+            await server.start()
+            async with asyncio.timeout(SECONDS):
+                await heard.back.wait()
+
+            # then the bus goes on
+            assert (await bus.js.account_info()).streams == 0
+
+
+def make_certificates(files: dict[str, Path]) -> None:
+    pki = ClusterPki.load_or_create(None)
+    serving, client = pki.issue_serving(["127.0.0.1", "localhost"]), pki.client_certificate("watcher", ())
+    for file, content in zip(files.values(), (pki.ca_pem, *serving, *client), strict=True):
+        file.write_text(content)
+
+
+async def test_a_password_file_that_is_missing_is_a_setting_that_is_wrong() -> None:
+    with pytest.raises(SettingsError, match="TETHER_NATS_PASSWORD_FILE='nowhere/password' cannot be used"):
+        await Bus.connect(Settings(nats_user="worker", nats_password_file="nowhere/password"), "test")
 
 
 SEED = Pair(USER_KEY).seed

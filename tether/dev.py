@@ -2,7 +2,7 @@
 
 ``up`` starts what does not run and changes nothing else, so a killed process comes back with the same port, account
 and data. Two of each role run from the first day, and both proxies share one port. For development, never for
-production: NATS has no users, and the embedded API keeps its keys beside its data.
+production: NATS takes who does not log in for the operator, and the embedded API keeps its keys beside its data.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from eventcore.kube import KubeClient
 from eventcore.settings import Settings
 from eventcore.settings_reading import load
 from eventcore.topology import apply as apply_topology
-from tether import dev_accounts, dev_processes
+from tether import dev_accounts, dev_nats, dev_processes
 from tether.dev_layout import HOST, Layout, State, choose_ports
-from tether.devcluster.nats import NatsServerError, find_binary, render_config
+from tether.devcluster.nats import NatsServerError, find_binary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -182,8 +182,7 @@ class _Up:
         layout, role, port = self._layout, _role(name), self._state.ports[name]
         environ = _environ()
         if role == "nats":
-            config = layout.nats / "nats.conf"
-            config.write_text(render_config(port=port, store_dir=layout.nats / "jetstream"))
+            config = dev_nats.write_config(layout, port)
             try:
                 return [str(find_binary()), "-c", str(config)], environ
             except NatsServerError as error:
@@ -191,7 +190,7 @@ class _Up:
         if role == "api":
             arguments = ("devcluster", "--dir", str(layout.api), "--port", str(port))
             return dev_processes.python_command("tether.cli", *arguments), environ
-        environ |= {
+        environ |= dev_nats.login(layout, role) | {
             "TETHER_NATS_URL": self._nats_url,
             "TETHER_KUBECONFIG": str(layout.kubeconfig(role)),
             "TETHER_HTTP_HOST": HOST,

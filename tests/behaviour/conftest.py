@@ -198,6 +198,8 @@ def cluster(control_plane: Path | None, tmp_path_factory: pytest.TempPathFactory
         made = Cluster(folder, "embedded" if control_plane is None else "real")
         asyncio.run(_make_configuration(made))
         yield made
+        log = (folder / "log" / "nats-1.log").read_text()
+        assert not [line for line in log.splitlines() if " Violation " in line]  # of no role, in the whole run
     finally:
         _dev("down", folder)
 

@@ -55,7 +55,7 @@ async def own(tenancy: Tenancy, *owners: dict[str, str]) -> None:
 async def made(client: Client, until: Any, tenant: str, name: str) -> None:
     """Make a namespace of a tenant and wait until it is listed.
 
-    Capsule's right to make it may follow the Tenant a little later.
+    Capsule's right to make it may follow the Tenant a little later, and who is a user of Capsule the configuration.
     """
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {LABEL: tenant}}}
 
@@ -63,7 +63,8 @@ async def made(client: Client, until: Any, tenant: str, name: str) -> None:
         return (await client.post(NAMESPACES, body)).status in {CREATED, CONFLICT}
 
     async def listed() -> bool:
-        return name in await client.names(NAMESPACES)
+        found = await client.get(NAMESPACES)
+        return found.status == OK and name in [one["metadata"]["name"] for one in found.body["items"]]
 
     await until(create)
     await until(listed)

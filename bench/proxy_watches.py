@@ -64,7 +64,7 @@ async def watch_many(
         while not running.done():
             await happen(number)
             await _recv(ours)
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(PAUSE)  # events at a rate, not as many as the machine can make
             number += 1
     finally:
         process.terminate()

@@ -82,7 +82,8 @@ def credentials(settings: Settings) -> dict[str, Any]:
 def _tls(settings: Settings) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=settings.nats_ca_file or None)
     if settings.nats_cert_file:
-        context.load_cert_chain(settings.nats_cert_file, settings.nats_key_file)
+        # Without a password OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(settings.nats_cert_file, settings.nats_key_file, password="")
     return context
 
 
@@ -118,7 +119,7 @@ class _Login:
 def _key(seed: str) -> Ed25519PrivateKey:
     try:
         raw = base64.b32decode(seed + "=" * (-len(seed) % 8))
-    except binascii.Error:
+    except ValueError:
         raw = b""
     body, checksum = raw[:-2], raw[-2:]
     lead = bytes(one & mask for one, mask in zip(body, _LEAD_MASK, strict=False))

@@ -1,4 +1,4 @@
-"""One cluster-scoped kind in memory: what is, what was, and who has to look at what again. Pure.
+"""One cluster-scoped kind in memory: what is, what was, and who has to look at what again. No I/O.
 
 It is level-triggered as the feed of Namespaces: a change tells every subscriber which name to look at again, so a slow
 client costs a set of names and never a growing buffer. For each change what was before is kept, so that a watch can go

@@ -121,7 +121,7 @@ class Service:
         self._kube = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
         # Apart from the one for reviews: each open watch of another kind holds one of its connections.
         self._kinds = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
-        self._upstream = Upstream(auth)
+        self._upstream = Upstream(auth, read_seconds=settings.kube_request_timeout)
         self.feed = NamespaceFeed(self.objects, self.access, self._measure)
         self.measures = Measures(metrics)
         self._freshener = Freshener(

@@ -6,10 +6,11 @@ would take every caller for the proxy. Requests of the proxy itself carry its ow
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import TYPE_CHECKING, Final
 
-from eventcore.errors import KubeError
+from eventcore.errors import KubeError, KubeUnreachableError
 from eventcore.kube_errors import error_of
 from eventcore.logs import get
 from proxycore.headers import forwarded
@@ -34,10 +35,14 @@ _UNAUTHORIZED: Final = 401
 
 
 class Upstream:
-    """Sends requests to one API server. Make it inside the event loop, end it with `close`."""
+    """Sends requests to one API server. Make it inside the event loop, end it with `close`.
 
-    def __init__(self, auth: KubeAuth, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+    ``read_seconds`` limits a whole `read`, ``answer_seconds`` the time until any other answer begins.
+    """
+
+    def __init__(self, auth: KubeAuth, *, read_seconds: float, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._auth = auth
+        self._read_seconds = read_seconds
         self._dialler = _dialler(auth, auth.ssl_context)
         self._as_caller = _pool(_dialler(auth, _caller_tls(auth)), answer_seconds)
         self._as_proxy = _pool(self._dialler, answer_seconds)
@@ -100,9 +105,17 @@ class Upstream:
         return answer
 
     async def read(self, target: str, accept: str) -> bytes:
-        """Return the body of a GET with the proxy's credentials; KubeError for 400 and above, RefusedError for none."""
-        answer = await self.as_proxy("GET", target, [("Accept", accept), ("User-Agent", "tether")])
-        body = await answer.read()
+        """Return the body of a GET with the proxy's credentials.
+
+        KubeError for an answer of 400 and above and for one that is not whole in time; RefusedError for none.
+        """
+        try:
+            async with asyncio.timeout(self._read_seconds):
+                answer = await self.as_proxy("GET", target, [("Accept", accept), ("User-Agent", "tether")])
+                body = await answer.read()
+        except TimeoutError:
+            why = f"the API server's answer is not whole after {self._read_seconds:g} s (GET {target})"
+            raise KubeUnreachableError(why) from None
         if answer.code >= _REFUSED:
             after = {"Retry-After": answer.value("retry-after")}
             raise error_of(answer.code, body, after, request=f"GET {target}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eventcore import logs
+from eventcore.settings_reading import duration
 from tether.cli_settings import load
 
 if TYPE_CHECKING:
@@ -157,8 +158,6 @@ def _text(moment: dt.datetime) -> str:
 
 def _duration(text: str, option: str) -> dt.timedelta:
     import datetime as dt  # noqa: PLC0415 - as in certs
-
-    from eventcore.settings_reading import duration  # noqa: PLC0415 - as in certs
 
     try:
         return dt.timedelta(seconds=duration(text))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eventcore import logs
+from eventcore.settings_reading import duration
 from tether.cli_settings import load
 
 if TYPE_CHECKING:
@@ -100,8 +101,6 @@ async def _run(options: Options, settings: Settings, *, output: bool, dry_run: b
 
 
 def _seconds(text: str | None) -> float | None:
-    from eventcore.settings_reading import duration  # noqa: PLC0415 - as in generate
-
     if text is None:
         return None
     try:

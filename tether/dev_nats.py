@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from tether import manifests
+from tether.dev_accounts import ROLES
 from tether.dev_layout import write_private
 from tether.devcluster.nats import render_config
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from tether.dev_layout import Layout
 
 OPERATOR: Final = "operator"
-USERS: Final = (OPERATOR, "watcher", "router", "worker", "proxy")
+USERS: Final = (OPERATOR, *ROLES)
 
 
 def write_config(layout: Layout, port: int) -> Path:

@@ -170,9 +170,10 @@ LOGIN = (
         (SEED, "no JWT and seed"),
         (LOGIN.format(seed="x"), "none of a user's"),
         (LOGIN.format(seed=Pair(0).seed), "none of a user's"),
+        (LOGIN.format(seed="\N{SNOWMAN}" + SEED[1:]), "none of a user's"),
         (LOGIN.format(seed=DAMAGED), "damaged"),
     ],
-    ids=["missing", "empty", "no JWT", "no seed", "an account's seed", "a damaged seed"],
+    ids=["missing", "empty", "no JWT", "no seed", "an account's seed", "no letters of a seed", "a damaged seed"],
 )
 async def test_a_credentials_file_that_cannot_be_used_is_a_setting_that_is_wrong(
     tmp_path: Path, content: str | None, why: str

@@ -1,4 +1,4 @@
-"""Reads under the proxy's own account that pass without a task: the caller's Namespaces, one or all of them."""
+"""Reads under the proxy's own account: the caller's Namespaces, which pass without a task, and what is read whole."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import pytest
 
 from eventcore import kube_auth
 from eventcore.bus import Bus
+from eventcore.errors import KubeUnreachableError, TooManyRequestsError
 from eventcore.grants import Grant, SubjectGrant, TenantGrant, encode_grant
+from eventcore.kube_auth import KubeAuth
 from proxycore import passing
 from proxycore.passage import Passage
+from proxycore.upstream import Upstream
 from tests.proxycore.test_forwarding import PROXY_TOKEN, Between, Seen, run_between, send
 
 if TYPE_CHECKING:
@@ -175,3 +178,47 @@ async def test_credentials_that_are_due_are_read_again_before_anything_is_sent(
 
         assert at_once == []
         assert [seen.values("Authorization") for seen in between.upstream.seen] == [[f"Bearer {NEW_TOKEN}"]] * 2
+
+
+@asynccontextmanager
+async def reading(between: Between, seconds: float) -> AsyncIterator[Upstream]:
+    upstream = Upstream(await KubeAuth.load(between.settings), read_seconds=seconds)
+    try:
+        yield upstream
+    finally:
+        upstream.close()
+
+
+async def test_what_the_api_server_refuses_is_its_own_error(
+    tmp_path: Path, pki: ClusterPki, serving: tuple[str, str]
+) -> None:
+    async def busy(_: Seen, __: Reader, writer: Writer) -> None:
+        await send(writer, b'{"kind": "Status", "message": "busy"}', "Retry-After: 7", line="429 Too Many Requests")
+
+    async with run_between(tmp_path, pki, serving) as between, reading(between, 20) as upstream:
+        between.upstream.answer = busy
+
+        with pytest.raises(TooManyRequestsError, match="busy") as caught:
+            await upstream.read("/api/v1/nodes", "application/json")
+
+    assert caught.value.retry_after == 7
+
+
+async def test_an_answer_that_does_not_come_to_its_end_is_given_up(
+    tmp_path: Path, pki: ClusterPki, serving: tuple[str, str]
+) -> None:
+    given_up = asyncio.Event()
+
+    async def halts(_: Seen, reader: Reader, writer: Writer) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{")
+        await reader.read()
+        given_up.set()
+
+    async with run_between(tmp_path, pki, serving) as between, reading(between, 0.1) as upstream:
+        between.upstream.answer = halts
+
+        with pytest.raises(KubeUnreachableError, match="not whole after"):
+            await upstream.read("/api/v1/nodes", "application/json")
+
+        async with asyncio.timeout(20):
+            await given_up.wait()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from nats.aio.msg import Msg
 
 from eventcore import topology
 from eventcore.bus import Bus
@@ -78,46 +79,64 @@ async def test_a_role_writes_what_is_its_own_and_nothing_else(server: Server, ro
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(
-    "subject",
-    ["STREAM.DELETE.OBJECTS", "STREAM.PURGE.OBJECTS", "STREAM.UPDATE.OBJECTS", "CONSUMER.DELETE.WORK.token-0"],
+    ("subject", "question"),
+    [
+        ("STREAM.DELETE.OBJECTS", b""),
+        ("STREAM.PURGE.OBJECTS", b""),
+        ("STREAM.MSG.DELETE.OBJECTS", b'{"seq": 1}'),
+        ("CONSUMER.DELETE.WORK.token-0", b""),
+    ],
 )
-async def test_no_role_changes_what_the_operator_made(server: Server, role: str, subject: str) -> None:
+async def test_no_role_removes_what_the_operator_may_remove(
+    server: Server, role: str, subject: str, question: bytes
+) -> None:
     async with server.login(role) as bus, server.login(OPERATOR) as operator:
         await operator.publish("objects.Tenant._.one", b"{}")
 
-        await bus.nc.publish(f"$JS.API.{subject}", b"")
-        await bus.nc.flush()
+        async def stands() -> bool:
+            complete = await topology.apply(operator, Settings(), dry_run=True) == []
+            return complete and (await operator.stream_state(OBJECTS)).messages == 1
 
-        assert await topology.apply(operator, Settings(), dry_run=True) == []
-        assert (await operator.stream_state(OBJECTS)).messages == 1
+        await bus.nc.publish(f"$JS.API.{subject}", question)
+        await bus.nc.flush()
+        assert await stands()
+
+        await operator.nc.request(f"$JS.API.{subject}", question)
+        assert not await stands()
 
 
 @pytest.mark.parametrize("role", ROLES)
 async def test_a_role_hears_nothing_but_the_answers_to_itself(server: Server, role: str) -> None:
     async with server.login(role) as bus, server.login(OPERATOR) as operator:
-        heard: list[str] = []
+        heard: dict[Bus, list[str]] = {bus: [], operator: []}
+        for listener, subjects in heard.items():
 
-        async def note(message: object) -> None:
-            heard.append(str(message))
+            async def note(message: Msg, subjects: list[str] = subjects) -> None:
+                subjects.append(message.subject)
 
-        for subject in (">", "objects.>", "$KV.>", *(f"_INBOX_{other}.>" for other in USERS if other != role)):
-            await bus.nc.subscribe(subject, cb=note)
-        await bus.nc.flush()
-        for subject in ("objects.Tenant._.one", "$KV.access.tenant.one"):
+            for subject in ("objects.>", "$KV.>", *(f"_INBOX_{other}.>" for other in USERS if other != role)):
+                await listener.nc.subscribe(subject, cb=note)
+            await listener.nc.flush()
+        told = ["objects.Tenant._.one", "$KV.access.tenant.one"]
+        for subject in told:
             await operator.publish(subject, b"{}")
         await bus.nc.flush()
 
-        assert heard == []
+        assert heard[bus] == []
+        assert [subject for subject in heard[operator] if not subject.startswith("_INBOX")] == told
 
 
-async def test_a_reader_without_the_right_to_write_cannot_have_the_answer_stored(server: Server) -> None:
+@pytest.mark.parametrize(("role", "stored"), [("proxy", False), ("worker", True)])
+async def test_an_answer_that_is_to_be_stored_is_stored_in_ones_own_account_alone(
+    server: Server, role: str, *, stored: bool
+) -> None:
     # A stream answers to any subject that the question names, and the server does not ask whether that may be written.
-    async with server.login("proxy") as proxy, server.login(OPERATOR) as operator:
-        for subject, (stream, _) in WRITES.items():
-            await proxy.nc.publish("$JS.API.STREAM.INFO.OBJECTS", b"", reply=subject)
-            await proxy.nc.flush()
-            await proxy.stream_state(OBJECTS)  # answered in order, so that answer has gone out too
-            assert await operator.last(stream, subject) is None, subject
+    async with server.login(role) as bus, server.login(OPERATOR) as operator:
+        for subject in ("objects.Tenant._.one", "$KV.access.tenant.one"):
+            await bus.nc.publish("$JS.API.STREAM.INFO.OBJECTS", b"", reply=subject)
+            await bus.nc.flush()
+            await bus.stream_state(OBJECTS)  # answered in order, so that answer has gone out too
+            assert (await operator.last(WRITES[subject][0], subject) is not None) == stored
 
 
 async def test_a_consumer_of_the_proxys_delivers_nothing_into_another_stream(server: Server) -> None:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from proxycore.access_log import AccessLog
+    from proxycore.acting import Acting
     from proxycore.authentication import Caller
     from proxycore.headers import Header
     from proxycore.identities import Identity
-    from proxycore.impersonating import Acting
     from proxycore.measures import Measures
     from proxycore.plane.answers import Answered
     from proxycore.plane.exchange import Request

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from eventcore.errors import SettingsError
+from proxycore.acting import ANONYMOUS_USER
 from proxycore.authentication import Caller
 from proxycore.headers import bearer_token, shows_token
 from proxycore.identities import Identity
-from proxycore.impersonating import ANONYMOUS_USER
 from proxycore.statuses import RefusedError, unauthorized
 from proxycore.xfcc import certificate_of
 

@@ -11,9 +11,9 @@ import base64
 import binascii
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
-from proxycore.identities import Identity, account_groups
+from proxycore.identities import Identity
 from proxycore.statuses import RefusedError, bad_request
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ _UPGRADES = frozenset({"spdy/3.1", "websocket"})
 _IDENTITY_PREFIXES = ("impersonate-", "x-remote-", "x-forwarded-")
 _SOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
 _EXTRA = "impersonate-extra-"
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9a-f]{2})")
+_PLAIN = frozenset(b"!#$&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)")
 
 
@@ -106,7 +108,7 @@ def asked_identity(headers: Iterable[Header]) -> Identity | None:
         elif key == "impersonate-group":
             groups.append(value)
         elif key.startswith(_EXTRA) and len(key) > len(_EXTRA):
-            extra.setdefault(unquote(key[len(_EXTRA) :]), []).append(value)
+            extra.setdefault(_extra_key(key[len(_EXTRA) :]), []).append(value)
         else:
             raise RefusedError(bad_request(f"unknown impersonation header {name!r}"))
     if not asked:
@@ -156,19 +158,14 @@ def answered(names: tuple[bytes, ...], connection: Iterable[bytes]) -> tuple[int
     return tuple(place for place, name in enumerate(names) if name.lower() not in dropped)
 
 
-def impersonation(identity: Identity) -> list[Header]:
-    """Return the headers that make the proxy's account act as this identity."""
-    found = [("Impersonate-User", identity.user)]
-    # The API server adds the group of everybody and, where no group is named, an account's own groups by itself; for
-    # each that is named it asks for a right, which no name could limit.
-    own = frozenset(account_groups(identity.account[0]) if identity.account else ())
-    groups = [group for group in identity.groups if group != "system:authenticated"]
-    if frozenset(identity.groups) != own:
-        found += [("Impersonate-Group", group) for group in groups]
-    if identity.uid:
-        found.append(("Impersonate-Uid", identity.uid))
-    for key, values in identity.extra.items():
-        found += [(f"Impersonate-Extra-{quote(key, safe='')}", value) for value in values]
+def impersonation(asked: Identity) -> list[Header]:
+    """Return the headers by which exactly this is asked for, as `asked_identity` reads them."""
+    found = [("Impersonate-User", asked.user)]
+    found += [("Impersonate-Group", group) for group in asked.groups]
+    if asked.uid:
+        found.append(("Impersonate-Uid", asked.uid))
+    for key, values in asked.extra.items():
+        found += [(f"Impersonate-Extra-{_extra_name(key)}", value) for value in values]
     return found
 
 
@@ -184,6 +181,24 @@ def wants_upgrade(headers: Iterable[Header]) -> str:
         return ""
     wanted = [value for name, value in found if name.lower() == "upgrade"]
     return wanted[0] if len(wanted) == 1 and wanted[0].lower() in _UPGRADES else ""
+
+
+def _extra_key(name: str) -> str:
+    """Return the key that the end of a header's name (in lower case) means to the API server; RefusedError 400.
+
+    What it unescapes to may have capital letters. A name in which any escape is broken is itself the key.
+    """
+    if _BROKEN_ESCAPE.search(name):
+        return name
+    try:
+        return unquote(name, errors="strict")
+    except UnicodeDecodeError:
+        raise RefusedError(bad_request("the key of an extra is not UTF-8")) from None
+
+
+def _extra_name(key: str) -> str:
+    """Return the end of a header's name that means this key: what would not come through as it is, is escaped."""
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in key.encode())
 
 
 def _same(key: str) -> str:

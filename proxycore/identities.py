@@ -5,6 +5,7 @@ The set is a union over the caller's own name and each of its groups, and nothin
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 CONFIG_KEY = key("config")
-_ACCOUNT_PARTS = 4
+_LONGEST_NAME = 253
+_LONGEST_ACCOUNT = len(SERVICE_ACCOUNT_PREFIX) + 63 + 1 + _LONGEST_NAME
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_PART = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_ACCOUNT = re.compile(rf"{SERVICE_ACCOUNT_PREFIX}({_LABEL}):({_PART}(?:\.{_PART})*)")
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,11 +63,12 @@ class Overlay:
 
 
 def account_of(user: str) -> tuple[str, str] | None:
-    """Return (namespace, name) of a ServiceAccount's user name, None for any other name."""
-    parts = user.split(":")
-    if user.startswith(SERVICE_ACCOUNT_PREFIX) and len(parts) == _ACCOUNT_PARTS and parts[2] and parts[3]:
-        return parts[2], parts[3]
-    return None
+    """Return (namespace, name) of a ServiceAccount's user name, None for any other name.
+
+    With names that no ServiceAccount can have it is a user like any other, as the API server has it.
+    """
+    found = _ACCOUNT.fullmatch(user) if len(user) <= _LONGEST_ACCOUNT else None
+    return (found[1], found[2]) if found and len(found[2]) <= _LONGEST_NAME else None
 
 
 def account_groups(namespace: str) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ import msgspec
 
 from eventcore.errors import KubeError
 from eventcore.logs import get
+from proxycore.acting import ANONYMOUS_USER, Acting, Target, effective, is_caller, targets
 from proxycore.group_filter import GroupFilter
-from proxycore.identities import Identity, account_groups
+from proxycore.identities import Identity
 from proxycore.statuses import RefusedError, Status, forbidden, unavailable
 
 if TYPE_CHECKING:
@@ -27,29 +28,9 @@ if TYPE_CHECKING:
 log = get("proxy.impersonating")
 
 PATH = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-AUTHENTICATED = "system:authenticated"
-ANONYMOUS_USER: Final = "system:anonymous"
-_AUTHENTICATION_GROUP = "authentication.k8s.io"
 MAX_REMEMBERED = 20_000
 AT_ONCE: Final = 32
 """Reviews of all callers that run at a time, so that a few with many groups do not take the API server's time."""
-
-
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing to impersonate, as RBAC names it."""
-
-    resource: str  # users, groups, serviceaccounts, uids or userextras
-    name: str
-    group: str = ""
-    subresource: str = ""
-    namespace: str = ""
-
-
-class Acting(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a request acts as. ``own``: the caller itself, so its own token goes upstream."""
-
-    identity: Identity
-    own: bool
 
 
 class _ReviewStatus(msgspec.Struct, frozen=True):
@@ -58,49 +39,6 @@ class _ReviewStatus(msgspec.Struct, frozen=True):
 
 class _Review(msgspec.Struct, frozen=True):
     status: _ReviewStatus = _ReviewStatus()
-
-
-def effective(asked: Identity) -> Identity:
-    """Return the identity that the API server makes of what was asked for: groups that come by themselves are added."""
-    groups = asked.groups
-    if not groups and asked.account is not None:
-        groups = account_groups(asked.account[0])
-    if AUTHENTICATED not in groups and asked.user != ANONYMOUS_USER:
-        groups = (*groups, AUTHENTICATED)
-    return msgspec.structs.replace(asked, groups=groups)
-
-
-def is_caller(caller: Identity, asked: Identity) -> bool:
-    """Tell whether the asked-for identity is exactly the caller's own."""
-    return (
-        asked.user == caller.user
-        and frozenset(effective(asked).groups) == frozenset(caller.groups)
-        and asked.uid in {"", caller.uid}
-        and all(value in caller.extra.get(key, ()) for key, values in asked.extra.items() for value in values)
-    )
-
-
-def targets(caller: Identity, asked: Identity) -> list[tuple[Target, ...]]:
-    """Return what must be allowed: all of the list, each by any one of its alternatives."""
-    found: list[tuple[Target, ...]] = []
-    if asked.user != caller.user:
-        user = Target(resource="users", name=asked.user)
-        account = asked.account
-        if account is None:
-            found.append((user,))
-        else:
-            namespace, name = account
-            found.append((Target(resource="serviceaccounts", namespace=namespace, name=name), user))
-    found += [(Target(resource="groups", name=group),) for group in asked.groups if group not in caller.groups]
-    if asked.uid and asked.uid != caller.uid:
-        found.append((Target(group=_AUTHENTICATION_GROUP, resource="uids", name=asked.uid),))
-    found += [
-        (Target(group=_AUTHENTICATION_GROUP, resource="userextras", subresource=key, name=value),)
-        for key, values in asked.extra.items()
-        for value in values
-        if value not in caller.extra.get(key, ())
-    ]
-    return found
 
 
 class Impersonator:
@@ -142,10 +80,10 @@ class Impersonator:
             return Acting(identity=caller, own=True)
         # Who shows no credential is reviewed all the same.
         skips = self._skip_review and caller.user != ANONYMOUS_USER
-        needed = [] if skips else targets(caller, asked)
+        needed = [] if skips else targets(asked)
         by_sort: dict[Target, list[tuple[Target, ...]]] = {}
         for alternatives in needed:
-            by_sort.setdefault(msgspec.structs.replace(alternatives[0], name=""), []).append(alternatives)
+            by_sort.setdefault(alternatives[0].sort, []).append(alternatives)
         asking = _Asking(caller, msgspec.msgpack.encode(caller))
         refused = await asyncio.gather(*(self._refused(asking, sort, wanted) for sort, wanted in by_sort.items()))
         for target in refused:

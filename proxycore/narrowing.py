@@ -17,8 +17,8 @@ from proxycore.policy import stale
 from proxycore.statuses import RefusedError, forbidden, not_found
 
 if TYPE_CHECKING:
+    from proxycore.acting import Acting
     from proxycore.identities import Grants, Identity
-    from proxycore.impersonating import Acting
     from proxycore.policy import Freshness
     from proxycore.requestinfo import RequestInfo
 

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from proxycore.acting import naming
 from proxycore.headers import impersonation
 from proxycore.narrowing import narrow_access, narrow_rules, stay_inside
 from proxycore.passage import AgainError, Passage
@@ -157,7 +158,7 @@ class Passing:
         target = target or asked.info.target
         if asked.acting.own and not asked.caller.by_certificate:
             return await self._upstream.as_caller(request.method, target, headers, token=asked.token, body=body)
-        headers = [*headers, *impersonation(asked.acting.identity)]
+        headers = [*headers, *impersonation(naming(asked.acting.identity))]
         return await self._upstream.as_proxy(request.method, target, headers, body=body)
 
     async def read_one(self, asked: Asked, name: str) -> None:

@@ -15,8 +15,8 @@ import msgspec
 from eventcore.logs import get
 from proxycore.accounting import Asked, Counts, Meaning, Run
 from proxycore.across_route import AcrossNamespaces
+from proxycore.acting import Acting
 from proxycore.decisions import Decisions
-from proxycore.impersonating import Acting
 from proxycore.namespace_lists import NamespaceLists
 from proxycore.narrowing import narrowed
 from proxycore.passing import REFUSALS, Passing

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAMESPACES = "/api/v1/namespaces"
 WHOAMI = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 GITOPS = "system:serviceaccount:oil-system:gitops-reconciler"
+IMPERSONATES = {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"]}
 
 
 async def whoami(client: Tenant, **headers: str) -> Any:
@@ -126,6 +127,7 @@ async def test_impersonation_without_the_right_is_refused_in_the_api_servers_wor
 
     account = await owner.get(NAMESPACES, headers={"Impersonate-User": "system:serviceaccount:gas-system:default"})
     user = await owner.get(NAMESPACES, headers={"Impersonate-User": "dana"})
+    await world.allow("itself", GITOPS, [{**IMPERSONATES, "resourceNames": [GITOPS]}])
     group = await owner.get(NAMESPACES, headers={"Impersonate-User": GITOPS, "Impersonate-Group": "system:masters"})
 
     assert [account.status, user.status, group.status] == [403, 403, 403]
@@ -138,6 +140,34 @@ async def test_impersonation_without_the_right_is_refused_in_the_api_servers_wor
         'in API group "" at the cluster scope'
     )
     assert 'groups "system:masters" is forbidden' in group.body["message"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Impersonate-Group": "system:authenticated"},
+        {"Impersonate-Group": "system:serviceaccounts:oil-system"},
+        {"Impersonate-Uid": "u"},
+        {"Impersonate-Extra-Authentication.kubernetes.io%2fcredential-id": "JTI=1"},
+        {"Impersonate-Extra-%41": "x"},
+    ],
+    ids=str,
+)
+async def test_who_acts_as_itself_in_less_or_more_than_it_is_needs_the_right_to_it(
+    world: World, headers: dict[str, str]
+) -> None:
+    owner = await world.owner("oil", "oil-production")
+    await world.allow("proxy-impersonates", "system:serviceaccount:capsule-system:tether-proxy", IMPERSONATION)
+    asked = {"Impersonate-User": GITOPS, **headers}
+
+    for reply in (
+        await owner.get(NAMESPACES, headers=asked),
+        await owner.request("POST", WHOAMI, json={}, headers=asked),
+    ):
+        assert reply.status == 403, reply
+        assert reply.body["message"].startswith(
+            f'serviceaccounts "gitops-reconciler" is forbidden: User "{GITOPS}" cannot impersonate'
+        )
 
 
 @pytest.mark.parametrize(

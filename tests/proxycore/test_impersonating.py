@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from eventcore.errors import KubeUnreachableError, SettingsError
 from eventcore.settings import Settings
+from proxycore.acting import Acting
 from proxycore.group_filter import GroupFilter
 from proxycore.identities import Identity
-from proxycore.impersonating import AT_ONCE, PATH, Acting, Impersonator
+from proxycore.impersonating import AT_ONCE, PATH, Impersonator
 from proxycore.pacing import Paced
 from proxycore.statuses import RefusedError
 
@@ -192,13 +193,45 @@ async def test_a_dropped_group_is_neither_reviewed_nor_acted_for() -> None:
     assert [one.get("name") for one in reviews.asked if one["resource"] == "groups"] == ["team-a"]
 
 
-async def test_who_asks_for_itself_with_a_dropped_group_goes_without_it() -> None:
-    reviews = Reviews()
+async def test_who_asks_for_itself_with_a_dropped_group_is_somebody_else_in_fewer_groups() -> None:
+    reviews = Reviews(users=("portal",))
     groups = filtering(ignored_impersonation_group="portals")
 
     acting = await impersonator(reviews, groups=groups).resolve(CALLER, asking("portal", "portals"))
 
     assert acting == Acting(identity=Identity(user="portal", groups=("system:authenticated",)), own=False)
+    assert [(one["resource"], one["name"]) for one in reviews.asked] == [("users", "portal")]
+    with pytest.raises(RefusedError, match='users "portal" is forbidden: User "portal" cannot impersonate'):
+        await impersonator(Reviews(), groups=groups).resolve(CALLER, asking("portal", "portals"))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        asking("portal"),
+        asking("portal", "system:authenticated"),
+        asking("portal", "portals", "more"),
+        asking("portal", "portals", uid="u"),
+        asking("portal", "portals", extra={"scopes": ("all",)}),
+    ],
+    ids=str,
+)
+async def test_the_caller_in_anything_but_all_that_it_is_needs_the_right_to_itself_first(asked: Identity) -> None:
+    reviews = Reviews()
+
+    with pytest.raises(RefusedError, match='users "portal" is forbidden: User "portal" cannot impersonate') as caught:
+        await impersonator(reviews).resolve(CALLER, asked)
+
+    assert caught.value.status.code == 403
+
+
+async def test_exactly_the_caller_is_not_reviewed_and_goes_as_itself() -> None:
+    reviews = Reviews()
+
+    acting = await impersonator(reviews).resolve(CALLER, asking("portal", "portals"))
+
+    assert acting == Acting(identity=CALLER, own=True)
+    assert not reviews.asked
 
 
 @given(st.lists(st.text(max_size=8), max_size=8))

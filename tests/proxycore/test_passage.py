@@ -305,7 +305,11 @@ def test_what_was_made_of_headers_is_kept_for_the_same_headers_alone() -> None:
     assert len({id(found) for found in seen}) == 3
 
 
-@pytest.mark.parametrize("headers", [{}, {"Impersonate-User": "dana"}], ids=["as itself", "impersonating itself"])
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Impersonate-User": "dana", "Impersonate-Group": "devs"}],
+    ids=["as itself", "impersonating itself"],
+)
 async def test_a_caller_that_is_reviewed_first_gets_its_answer_while_a_connection_is_free(
     tmp_path: Path, pki: ClusterPki, serving: tuple[str, str], headers: dict[str, str]
 ) -> None:

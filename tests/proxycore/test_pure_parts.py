@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxycore.headers import answered, asked_identity, bearer_token, forwarded, impersonation, wants_upgrade
-from proxycore.identities import Identity
-from proxycore.impersonating import effective, is_caller, targets
+from proxycore.headers import answered, asked_identity, bearer_token, forwarded, wants_upgrade
 from proxycore.representations import age, negotiate
 from proxycore.selectors import matches, parse_fields, parse_labels, render
 from proxycore.statuses import RefusedError
@@ -192,54 +190,3 @@ def test_two_authorizations_are_refused_in_any_spelling() -> None:
 def test_an_upgrade_counts_only_when_connection_names_it() -> None:
     assert wants_upgrade([("Connection", "keep-alive, Upgrade"), ("Upgrade", "SPDY/3.1")]) == "SPDY/3.1"
     assert wants_upgrade([("Upgrade", "SPDY/3.1")]) == ""
-
-
-IDENTITY = st.builds(
-    lambda user, groups, uid, extra: Identity(user=user, groups=tuple(groups), uid=uid, extra=extra),
-    st.text(min_size=1, max_size=8),
-    st.lists(st.text("abc:%/", min_size=1, max_size=8), unique=True, max_size=4),
-    st.sampled_from(["", "u1"]),
-    st.dictionaries(st.text("abc/.", min_size=1, max_size=6), st.tuples(st.text("xyz", min_size=1)), max_size=3),
-)
-
-
-@given(IDENTITY)
-def test_an_identity_and_its_headers_are_the_same(identity: Identity) -> None:
-    assert asked_identity(impersonation(identity)) == identity
-
-
-def test_an_account_in_its_own_groups_is_named_without_them_so_that_no_right_to_groups_is_needed() -> None:
-    account = effective(Identity(user="system:serviceaccount:oil-production:gitops-reconciler"))
-    assert impersonation(account) == [("Impersonate-User", account.user)]
-    assert effective(asked_identity(impersonation(account)) or Identity(user="")) == account
-
-    # In other groups it is named with all of them: none comes by itself then.
-    more = Identity(user=account.user, groups=(*account.groups, "devs"))
-    named = [value for name, value in impersonation(more) if name == "Impersonate-Group"]
-    assert named == ["system:serviceaccounts", "system:serviceaccounts:oil-production", "devs"]
-    fewer = Identity(user=account.user, groups=("devs", "system:authenticated"))
-    assert ("Impersonate-Group", "devs") in impersonation(fewer)
-
-
-@given(IDENTITY, IDENTITY)
-def test_every_part_that_is_not_the_callers_own_needs_a_right(caller: Identity, asked: Identity) -> None:
-    needed = {(one.resource, one.name) for alternatives in targets(caller, asked) for one in alternatives}
-
-    assert (("users", asked.user) in needed) == (asked.user != caller.user)
-    for group in asked.groups:
-        assert (("groups", group) in needed) == (group not in caller.groups)
-    if is_caller(caller, asked):
-        assert not needed
-
-
-def test_an_account_brings_its_groups() -> None:
-    asked = Identity(user="system:serviceaccount:a:b")
-
-    assert effective(asked).groups == ("system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated")
-
-
-def test_fewer_groups_than_ones_own_is_another_identity() -> None:
-    caller = Identity(user="dana", groups=("devs", "admins", "system:authenticated"))
-
-    assert not is_caller(caller, Identity(user="dana", groups=("devs",)))
-    assert not targets(caller, Identity(user="dana", groups=("devs",)))  # one's own groups need no right

@@ -20,6 +20,7 @@ import nats.js.errors
 
 from eventcore import events
 from eventcore.bus_credentials import LoginClient, credentials
+from eventcore.bus_limits import audit_within, letter_within, raise_if_final, refuse_what_cuts_off
 from eventcore.clock import KUBE, NATS, now
 from eventcore.errors import (
     BusUnreachableError,
@@ -28,8 +29,9 @@ from eventcore.errors import (
     StreamMissingError,
     WrongSequenceError,
 )
+from eventcore.foreign import shown
 from eventcore.grants import BUCKET
-from eventcore.keys import Key, audit_subject, encode, timer_subject, work_subject
+from eventcore.keys import Key, audit_subject, dead_letter_subject, encode, kv_subject, timer_subject, work_subject
 from eventcore.logs import get
 
 if TYPE_CHECKING:
@@ -50,10 +52,8 @@ RETRY_PAUSE: Final = 0.25
 KV_PREFIX: Final = f"$KV.{BUCKET}."
 
 _REFUSED: Final = re.compile("authori[sz]ation|authentication", re.IGNORECASE)
-_WRONG_LAST_SEQUENCE: Final = 10071
 _NO_MESSAGE: Final = 10037
 _STREAM_NOT_FOUND: Final = 10059
-_UNAVAILABLE: Final = 503
 
 
 class BusMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,10 +228,11 @@ class Bus:
     ) -> PubAck:
         """Publish and wait until the server stored it.
 
-        Without an answer it is published again under the same Msg-Id until ``timeout`` seconds are over (PublishError:
-        it may or may not be stored). ``expect_last`` is the sequence that must be the subject's last (0: none);
-        otherwise WrongSequenceError, also for the second try of a publish whose first was stored: the server checks
-        it before the Msg-Id. ``ttl`` is in whole seconds, at least 1.
+        RefusedError, at once, for what the server will never take: over its limit in bytes, or against a rule of the
+        stream. Without an answer it is published again under the same Msg-Id until ``timeout`` seconds are over
+        (PublishError: it may or may not be stored). ``expect_last`` is the sequence that must be the subject's last
+        (0: none); otherwise WrongSequenceError, also for the second try of a publish whose first was stored: the
+        server checks it before the Msg-Id. ``ttl`` is in whole seconds, at least 1.
         """
         all_headers = dict(headers or {})
         if event is not None:
@@ -244,34 +245,20 @@ class Bus:
             all_headers["Nats-Rollup"] = "sub"
         if ttl is not None:
             all_headers["Nats-TTL"] = str(max(1, int(ttl)))
+        refuse_what_cuts_off(subject, data, all_headers, self.max_payload)
         deadline = time.monotonic() + timeout
         while True:
             try:
                 ack = await self.js.publish(subject, data, timeout=ATTEMPT_TIMEOUT, headers=all_headers or None)
             except (TimeoutError, nats.errors.Error) as error:
-                self._raise_if_final(error, subject, len(data), expect_last)
+                raise_if_final(error, subject, expect_last)
                 if time.monotonic() >= deadline:
                     missing = isinstance(error, nats.js.errors.NoStreamResponseError) and self.connected
                     hint = "run `tether topology apply`" if missing else "look at the NATS server"
-                    raise PublishError(f"no stream acknowledged {subject} in {timeout:g} s: {hint}") from error
+                    raise PublishError(f"no stream acknowledged {shown(subject)} in {timeout:g} s: {hint}") from error
             else:
                 return PubAck(ack.seq, bool(ack.duplicate))
             await asyncio.sleep(RETRY_PAUSE)
-
-    def _raise_if_final(self, error: Exception, subject: str, size: int, expect_last: int | None) -> None:
-        """Raise what another try cannot mend."""
-        match error:
-            case nats.js.errors.APIError() if error.err_code == _WRONG_LAST_SEQUENCE:
-                raise WrongSequenceError(f"{subject} is not at sequence {expect_last}") from error
-            case nats.js.errors.APIError() if error.code != _UNAVAILABLE:
-                raise PublishError(f"NATS refused a message on {subject}: {error.description}") from error
-            case nats.errors.MaxPayloadError():
-                raise PublishError(
-                    f"a message of {size} bytes on {subject} is over the server's max_payload of {self.max_payload}: "
-                    "raise max_payload"
-                ) from error
-            case nats.errors.ConnectionClosedError() | nats.errors.ConnectionDrainingError():
-                raise PublishError(f"the connection was closed before {subject} was published") from error
 
     async def last(self, stream: str, subject: str) -> BusMessage | None:
         """Return the last message of a subject, or None."""
@@ -349,32 +336,34 @@ class Bus:
             return
 
     async def audit(self, record: events.AuditRecord) -> None:
-        """Append a record to AUDIT."""
+        """Append a record to AUDIT, its texts cut to a length that AUDIT takes."""
+        record = audit_within(record)
         event = self._event(events.AUDIT, record.object or record.account)
         subject = audit_subject(record.component, record.tenant, record.action)
         await self.publish(subject, events.encode_body(record), event, msg_id=event.id)
 
     async def dead_letter(self, record: events.DeadLetter) -> None:
-        """Put what could not be handled into DLQ."""
+        """Put what could not be handled into DLQ, of a message that is too long its beginning."""
+        record = letter_within(record)
         event = self._event(events.DEAD_LETTER, record.key)
-        subject = f"dlq.{encode(record.worker)}.{encode(record.key)}"
+        subject = dead_letter_subject(record.worker, record.key)
         msg_id = f"dlq:{record.sequence}" if record.sequence else event.id
         await self.publish(subject, events.encode_body(record), event, msg_id=msg_id)
 
     async def kv_get(self, target: Key) -> KvEntry | None:
         """Read a key of the bucket ``access`` with its revision; None if it was never written."""
-        message = await self.last(f"KV_{BUCKET}", KV_PREFIX + target.token())
+        message = await self.last(f"KV_{BUCKET}", kv_subject(BUCKET, target))
         if message is None:
             return None
         return KvEntry(message.sequence, b"" if "KV-Operation" in message.headers else message.data)
 
     async def kv_put(self, target: Key, value: bytes, *, revision: int) -> int:
         """Write a key if its revision is still this one (0: never written); WrongSequenceError otherwise."""
-        return (await self.publish(KV_PREFIX + target.token(), value, expect_last=revision)).sequence
+        return (await self.publish(kv_subject(BUCKET, target), value, expect_last=revision)).sequence
 
     async def kv_delete(self, target: Key, *, revision: int) -> None:
         """Delete a key if its revision is still this one; WrongSequenceError otherwise."""
-        await self.publish(KV_PREFIX + target.token(), b"", expect_last=revision, headers={"KV-Operation": "DEL"})
+        await self.publish(kv_subject(BUCKET, target), b"", expect_last=revision, headers={"KV-Operation": "DEL"})
 
     def _event(self, type_: str, subject: str, id_: str = "") -> events.Event:
         return events.Event(

@@ -8,8 +8,10 @@ TetherError                  what went wrong and what to do, in one line that a 
 │   ├── NoJetStreamError     a server answers, without JetStream
 │   ├── StreamMissingError   the topology was not applied
 │   ├── PublishError         a publish was not acknowledged in time, after retries
+│   │   └── RefusedError     NATS will never take this message: no use in another try
 │   └── WrongSequenceError   a compare-and-set publish met another last sequence (10071)
 ├── EventError               a message on the bus cannot be understood
+│   └── KeyTooLongError      or be made: a name is too long for a subject of NATS
 └── KubeError                the Kubernetes API
     ├── UnauthorizedError    401: it does not know our credentials
     ├── ForbiddenError       403: RBAC or an admission says no
@@ -59,6 +61,10 @@ class PublishError(BusError):
     """A publish was not acknowledged in time; nothing is known about whether it was stored."""
 
 
+class RefusedError(PublishError):
+    """NATS will never take this message, today's or tomorrow's: set it aside, and go on with the others."""
+
+
 class WrongSequenceError(BusError):
     """The subject's last sequence is not the expected one: somebody else wrote first."""
 
@@ -69,6 +75,10 @@ class LeaseLostError(TetherError):
 
 class EventError(TetherError):
     """A message on the bus cannot be understood."""
+
+
+class KeyTooLongError(EventError):
+    """A name is too long to be the key of a message: nothing was sent, and nothing of that name ever is."""
 
 
 class KubeError(TetherError):

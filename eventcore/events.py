@@ -7,7 +7,8 @@ version stay in ``tests/eventcore/golden``. The body of an object event is the K
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -24,6 +25,9 @@ MARK = TYPE_PREFIX + "mark.v1"
 WORK = TYPE_PREFIX + "work.v1"
 AUDIT = TYPE_PREFIX + "audit.v1"
 DEAD_LETTER = TYPE_PREFIX + "deadletter.v1"
+
+_PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
+"""What stands for itself in a header; the rest is percent-encoded, as CloudEvents wants it."""
 
 T = TypeVar("T")
 
@@ -53,7 +57,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
             "ce-datacontenttype": "application/json",
         }
         if self.subject:
-            headers["ce-subject"] = self.subject
+            headers["ce-subject"] = quote(self.subject, safe=_PRINTABLE)
         if self.uid:
             headers["ce-uid"] = self.uid
         if self.resource_version:
@@ -65,12 +69,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         """Parse NATS headers; EventError if they hold no CloudEvent."""
         found = headers or {}
         try:
+            time = datetime.fromisoformat(found["ce-time"])
+            if time.tzinfo is None:
+                raise ValueError("ce-time has no time zone")  # noqa: TRY301 -- one error for whatever is wrong with it
             return cls(
                 id=found["ce-id"],
                 source=found["ce-source"],
                 type=found["ce-type"],
-                subject=found.get("ce-subject", ""),
-                time=datetime.fromisoformat(found["ce-time"]),
+                subject=unquote(found.get("ce-subject", "")),
+                time=time,
                 uid=found.get("ce-uid", ""),
                 resource_version=found.get("ce-resourceversion", ""),
             )
@@ -93,9 +100,7 @@ def object_event(
         id=f"{cluster}:{uid}:gone" if deleted else f"{cluster}:{uid}:{resource_version}",
         source=f"/clusters/{cluster}",
         type=OBJECT_DELETED if deleted else OBJECT_CHANGED,
-        subject=f"{target.kind}/{target.namespace}/{target.name}"
-        if target.namespace
-        else f"{target.kind}/{target.name}",
+        subject=str(target),
         time=time or now(),
         uid=uid,
         resource_version=resource_version,
@@ -110,7 +115,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: str
     resource_version: str
-    time: datetime
+    time: Annotated[datetime, msgspec.Meta(tz=True)]
     watcher: str = ""
     stream: str = ""
 

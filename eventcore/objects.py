@@ -377,5 +377,5 @@ def decode_object(kind: str, body: bytes | msgspec.Raw) -> KubeObject:
         return _DECODERS[kind].decode(body)
     except KeyError as error:
         raise EventError(f"{kind!r} is not a kind that Tether reads") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EventError(f"not a {kind}: {error}") from error

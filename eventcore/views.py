@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast
 
@@ -13,7 +14,8 @@ import msgspec
 from eventcore.bus import KV_PREFIX, BusMessage
 from eventcore.clock import now
 from eventcore.errors import EventError
-from eventcore.events import OBJECT_DELETED, Event, Mark, decode_body
+from eventcore.events import OBJECT_CHANGED, OBJECT_DELETED, Event, Mark, decode_body
+from eventcore.foreign import shown
 from eventcore.grants import Grant, SubjectGrant, decode_grant
 from eventcore.keys import Key, ObjectKey, mark_subject
 from eventcore.logs import get
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 log = get("views")
 
+_SECONDS: Final = re.compile(r"[0-9]{1,9}")
 EXPIRY_MARGIN: Final = timedelta(minutes=1)
 """A tombstone this close to its end may be gone already, by the server's clock."""
 
@@ -221,12 +224,14 @@ def object_record(message: BusMessage) -> ObjectRecord:
     """Decode a message of OBJECTS; EventError."""
     key = ObjectKey.of_subject(message.subject)
     event = Event.of_headers(message.headers)
+    if event.type not in {OBJECT_CHANGED, OBJECT_DELETED}:
+        raise EventError(f"{shown(event.type)!r} is not a type of event that this release knows")
     deleted = event.type == OBJECT_DELETED
     obj: KubeObject
     if deleted:
         try:
             obj = msgspec.json.decode(message.data, type=PartialObject)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise EventError(f"not a tombstone: {error}") from error
     else:
         obj = decode_object(key.kind, message.data)
@@ -246,4 +251,4 @@ def object_record(message: BusMessage) -> ObjectRecord:
 
 def _expiry(message: BusMessage) -> datetime | None:
     ttl = message.headers.get("Nats-TTL", "")
-    return message.time + timedelta(seconds=int(ttl)) if ttl.isdigit() else None
+    return message.time + timedelta(seconds=int(ttl)) if _SECONDS.fullmatch(ttl) else None

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from eventcore.bus import Bus, KvEntry
 from eventcore.clock import now
 from eventcore.errors import (
     BusUnreachableError,
+    KeyTooLongError,
     NoJetStreamError,
     PublishError,
+    RefusedError,
     StreamMissingError,
     WrongSequenceError,
 )
-from eventcore.events import AuditRecord, DeadLetter, WorkRequest, decode_body
-from eventcore.keys import key, lane_consumer, timer_subject, work_subject
+from eventcore.events import AuditRecord, DeadLetter, WorkRequest, decode_body, object_event
+from eventcore.keys import MAX_TOKEN, ObjectKey, key, lane_consumer, timer_subject, work_subject
 from eventcore.metrics import Metrics
 from eventcore.pulling import Pull, status_of
 from eventcore.settings import Settings
@@ -99,6 +102,65 @@ async def test_a_compare_and_set_publish_on_another_sequence_is_refused(bus: Bus
 async def test_a_message_over_the_limit_is_refused_with_both_sizes(bus: Bus) -> None:
     with pytest.raises(PublishError, match=str(bus.max_payload)):
         await bus.publish("marks.Namespace", b"x" * (bus.max_payload + 1))
+
+
+async def test_headers_count_as_the_body_does(bus: Bus) -> None:
+    with pytest.raises(RefusedError):
+        await bus.publish("marks.Namespace", b"x" * (bus.max_payload - 10), headers={"name": "long enough"})
+    assert bus.connected
+
+
+async def test_what_is_longer_than_the_servers_line_is_never_sent(bus: Bus) -> None:
+    # given a connection whose loss would be known
+    lost = asyncio.Event()
+    bus.on_reconnect.append(lost.set)
+
+    # when keys are used as long as they may be, and longer
+    fits, too_long = key("subject", "User", "n" * MAX_TOKEN), key("subject", "User", "n" * (MAX_TOKEN + 1))
+    await bus.work("kubeconfig", fits, WorkRequest(reason="start"), msg_id=f"id:{fits.token()}")
+    await bus.schedule("kubeconfig", fits, now() + timedelta(hours=1), WorkRequest(reason="timer"))
+    revision = await bus.kv_put(fits, b"1", revision=0)
+    target = ObjectKey("AnyRoleBinding", "n" * 63, "n" * MAX_TOKEN)
+    event = object_event("c", target, uid="u", resource_version="1")
+    await bus.publish(target.subject(), b"{}", event, msg_id=event.id)
+    config = ConsumerConfig(name="one", filter_subject=target.subject(), ack_policy=AckPolicy.NONE)
+    await bus.js.add_consumer("OBJECTS", config)
+    assert await bus.last("OBJECTS", target.subject()) is not None
+    for attempt in (
+        bus.work("kubeconfig", too_long, WorkRequest(reason="start")),
+        bus.schedule("kubeconfig", too_long, now(), WorkRequest(reason="timer")),
+        bus.kv_get(too_long),
+        bus.kv_put(too_long, b"1", revision=0),
+        bus.kv_delete(too_long, revision=1),
+    ):
+        with pytest.raises(KeyTooLongError):
+            await attempt
+    with pytest.raises(RefusedError):
+        await bus.publish("marks." + "x" * 5000, b"{}")
+
+    # then all that fits is stored, and the connection was never lost
+    assert await bus.kv_get(fits) == KvEntry(revision, b"1")
+    assert not lost.is_set()
+    assert bus.connected
+
+
+async def test_a_record_of_anything_is_stored(bus: Bus) -> None:
+    endless = "\n\x1b\N{SNOWMAN}" * 400_000
+    await bus.audit(
+        AuditRecord(
+            time=now(), component="rbac", action="refused", outcome="failed", tenant=endless, account=endless,
+            object=endless, cause=endless, message=endless,
+        )
+    )  # fmt: skip
+    await bus.dead_letter(
+        DeadLetter(
+            time=now(), worker="rbac", key=endless, reason=endless, subject=endless, sequence=5,
+            headers={"a": endless, "b": endless}, data=b"x" * 4_000_000,
+        )
+    )  # fmt: skip
+    assert (await bus.stream_state("AUDIT")).messages == 1
+    assert (await bus.stream_state("DLQ")).messages == 1
+    assert bus.connected
 
 
 async def test_a_key_of_the_bucket_is_written_only_on_the_revision_that_was_read(bus: Bus) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventcore import keys
-from eventcore.errors import EventError
+from eventcore.errors import EventError, KeyTooLongError
 
 names = st.text(st.characters(exclude_categories=["Cs"]))
 # What NATS refuses in a key of a KV bucket; a subject token is stricter still: no dots.
@@ -86,3 +86,60 @@ def test_other_subjects_are_not_work(subject: str) -> None:
 def test_other_subjects_are_not_objects(subject: str) -> None:
     with pytest.raises(EventError):
         keys.ObjectKey.of_subject(subject)
+
+
+long_names = st.builds(
+    lambda text, times: text * times,
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    st.integers(1, 3000),
+)
+
+
+@given(st.one_of(names, long_names))
+def test_any_name_fits_in_every_subject_or_is_refused_before_anything_is_sent(name: str) -> None:
+    target, fitting = keys.ObjectKey("AnyRoleBinding", "n" * 63, name), keys.key("subject", "ServiceAccount", name)
+    assert target.fits == fitting.fits
+    ways = [
+        target.subject,
+        lambda: keys.work_subject("kubeconfig", fitting),
+        lambda: keys.timer_subject("kubeconfig", fitting),
+        lambda: keys.kv_subject("access", fitting),
+    ]
+    for way in ways:
+        if fitting.fits:
+            assert len(way()) <= keys.MAX_SUBJECT
+        else:
+            with pytest.raises(KeyTooLongError) as refused:
+                way()
+            assert len(str(refused.value)) < 1000
+            assert str(refused.value).isprintable()
+    if target.fits:
+        assert keys.ObjectKey.of_subject(target.subject()) == target
+
+
+@given(long_names, long_names)
+def test_a_name_that_is_too_long_is_found_nowhere_and_meets_no_other(one: str, other: str) -> None:
+    assert len(keys.encode(one)) <= keys.MAX_TOKEN
+    assert (keys.encode(one) == keys.encode(other)) == (one == other)
+    if keys.encode(one).startswith("=="):
+        with pytest.raises(EventError):
+            keys.decode(keys.encode(one))
+
+
+@given(long_names, long_names)
+def test_records_and_dead_letters_are_kept_under_any_name(one: str, other: str) -> None:
+    assert len(keys.audit_subject("watcher", one, "refused")) <= keys.MAX_SUBJECT
+    assert len(keys.dead_letter_subject("rbac", f"{one}/{other}")) <= keys.MAX_SUBJECT
+
+
+def test_names_that_kubernetes_bounds_always_fit() -> None:
+    longest = ".".join(["a"] * 127)
+    assert keys.key("account", "n" * 63, longest).fits
+    assert keys.key("status", "GlobalProxySettings", "n" * 63, longest).fits
+    assert keys.ObjectKey("AnyClusterRoleBinding", "n" * 63, ":" * 253).fits
+
+
+def test_parts_that_fit_each_can_be_too_long_together() -> None:
+    assert not keys.key("a" * 2000, "b" * 2000).fits
+    with pytest.raises(KeyTooLongError):
+        keys.work_subject("rbac", keys.key("a" * 2000, "b" * 2000))

@@ -15,6 +15,7 @@ import msgspec
 from eventcore.errors import KubeError
 from eventcore.kube import api_path
 from eventcore.logs import get
+from eventcore.numbers import INT64, whole
 from proxycore.identities import crossed_namespaces, is_capsule_user, owns_any
 from proxycore.kinds import kind_of
 from proxycore.listquery import ListQuery, encoded, parse_query
@@ -95,12 +96,7 @@ def read(info: RequestInfo, kind: str) -> Across:
     """Return what a request asks for; RefusedError 400 for a query that means nothing or two things."""
     query = parse_query(info.query, legacy_watch=info.legacy_watch, fields=None)
     given = dict(query.passed_on)
-    limit, version = given.get("limit", "") or "0", query.resource_version
-    if not (limit.isascii() and limit.isdecimal()):
-        raise RefusedError(bad_request("invalid value for limit: write a whole number"))
-    if version and not (version.isascii() and version.isdecimal()):
-        raise RefusedError(bad_request(f"invalid resourceVersion {version!r}"))
-    if query.continues and version not in {"", "0"}:
+    if query.continues and query.resource_version not in {"", "0"}:
         raise RefusedError(bad_request("specifying resource version is not allowed when using continue"))
     return Across(
         group=info.group,
@@ -109,7 +105,7 @@ def read(info: RequestInfo, kind: str) -> Across:
         kind=kind,
         verb="watch" if query.watch else "list",
         query=query,
-        limit=int(limit),
+        limit=whole(given.get("limit", "0"), INT64) or 0,
         token=given.get("continue", ""),
     )
 

@@ -6,12 +6,14 @@ from what was read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote
 
 import msgspec
 
-from proxycore.selectors import Requirement, parse_fields, parse_labels, render
+from eventcore.numbers import INT64, UINT64, whole
+from eventcore.selectors import Requirement
+from proxycore.selectors import parse_fields, parse_labels, render
 from proxycore.statuses import RefusedError, bad_request
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 NAME_LABEL = "kubernetes.io/metadata.name"
 """On every Namespace, set by Kubernetes itself and protected from change."""
 
+LONGEST_QUERY: Final = 65_536
+MOST_PARAMETERS: Final = 64
+"""Characters of a query, and parameters in it; a list knows some dozen."""
+LONGEST_QUOTED: Final = 64
 NAMESPACE_FIELDS = ("metadata.name", "status.phase")
 _TRUE_WORDS = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE_WORDS = frozenset({"0", "false", "FALSE", "False"})
@@ -90,6 +96,9 @@ def parse_query(
 
     ``fields``: those that a field selector may name. None: the API server alone knows, and reads the selector itself.
     """
+    if len(query) > LONGEST_QUERY or query.count("&") >= MOST_PARAMETERS:
+        why = f"the query of a list may have {LONGEST_QUERY} characters and {MOST_PARAMETERS} parameters"
+        raise RefusedError(bad_request(why))
     pairs = parse_qsl(query, keep_blank_values=True)
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -97,12 +106,13 @@ def parse_query(
     watch = _boolean(found, "watch") or legacy_watch
     if watch and found.get("continue"):
         raise RefusedError(bad_request("continue is not for watches"))
-    version = found.pop("resourceVersion", "")
-    if watch and version and not version.isdecimal():
-        raise RefusedError(bad_request(f"invalid resourceVersion {version!r}"))
+    if version := found.pop("resourceVersion", ""):
+        _number("invalid resource version: ", "Uint", version, UINT64)
+    if "limit" in found:
+        _number("", "Int", found["limit"], INT64)
     include = found.get("includeObject", "") or "Metadata"
     if include not in {"None", "Metadata", "Object"}:
-        raise RefusedError(bad_request(f"unrecognized includeObject value: {include!r}"))
+        raise RefusedError(bad_request(f"unrecognized includeObject value: {include[:64]!r}"))
     initial = _boolean(found, "sendInitialEvents") if "sendInitialEvents" in found else None
     match = found.pop("resourceVersionMatch", "")
     _check_initial_events(initial, match, watch=watch)
@@ -144,9 +154,15 @@ def _boolean(found: dict[str, str], key: str) -> bool:
 
 
 def _seconds(found: dict[str, str]) -> int | None:
-    text = found.pop("timeoutSeconds", "")
-    if not text:
-        return None
-    if not text.isdecimal():
-        raise RefusedError(bad_request("invalid value for timeoutSeconds: write whole seconds"))
-    return int(text) or None
+    text = found.pop("timeoutSeconds", None)
+    return None if text is None else _number("", "Int", text, INT64) or None
+
+
+def _number(what: str, type_: str, text: str, most: int) -> int:
+    """Return a number of the query; RefusedError (400) in the words of kube-apiserver."""
+    number = whole(text, most)
+    if number is None:
+        why = "value out of range" if text.isascii() and text.isdecimal() else "invalid syntax"
+        cut = text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}..."
+        raise RefusedError(bad_request(f'{what}strconv.Parse{type_}: parsing "{cut}": {why}'))
+    return number

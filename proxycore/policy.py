@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from eventcore.selectors import Requirement
 from proxycore.identities import Grants, Identity, is_capsule_user, namespaces_of, owns_any
 from proxycore.kinds import NAMESPACE_KIND, ProxiedKind, kind_of, ruled_kind_of
 from proxycore.listquery import ListQuery, parse_query
 from proxycore.rules import OPERATION_OF, Scope, is_named, scope_of, selectors_of
-from proxycore.selectors import Requirement
 from proxycore.statuses import RefusedError, Status, bad_request, unavailable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import gzip
 from typing import TYPE_CHECKING, Final
 
 from proxycore.protobuf import MAGIC, MEDIA_TYPE
-from proxycore.representations import quality_of
+from proxycore.representations import quality_of, ranges
 
 if TYPE_CHECKING:
     from proxycore.headers import Header
@@ -26,7 +26,7 @@ def compresses(request: Request, body: bytes) -> bool:
     """Tell whether a body is worth it and the client takes gzip."""
     if len(body) < THRESHOLD:
         return False
-    offered = [part.partition(";") for part in request.value("accept-encoding").split(",")]
+    offered = [part.partition(";") for part in ranges(request.value("accept-encoding"))]
     return any(name.strip().lower() == "gzip" and quality_of(rest) > 0 for name, _, rest in offered)
 
 

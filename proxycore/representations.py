@@ -6,7 +6,7 @@ What the proxy answers from memory, or filters item by item, is rendered here. T
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -21,6 +21,8 @@ EventType = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 _OFFERED = "application/json"
+MOST_RANGES: Final = 64
+"""Media types of an Accept header that are looked at: kubectl names three."""
 _JSON_TYPES = frozenset({"application/json", "application/*", "*/*"})
 _META_GROUP = {"g": "meta.k8s.io", "v": "v1"}
 _MINUTE, _HOUR, _DAY, _YEAR = 60, 3600, 86_400, 365 * 86_400
@@ -73,12 +75,12 @@ def item_of(body: bytes | msgspec.Raw) -> Item:
 def negotiate(accept: str, *, watch: bool, single: bool = False) -> Form:
     """Return the first form of an ``Accept`` header that can be rendered here; RefusedError (406) if none can."""
     partial = "PartialObjectMetadata" if watch or single else "PartialObjectMetadataList"
-    ranges: list[tuple[float, dict[str, str], str]] = []
-    for part in accept.split(",") if accept.strip() else ["*/*"]:
+    asked: list[tuple[float, dict[str, str], str]] = []
+    for part in ranges(accept) if accept.strip() else ["*/*"]:
         media, *rest = (word.strip() for word in part.split(";"))
         params = _parameters(rest)
-        ranges.append((_quality(params), params, media.lower()))
-    for quality, params, media in sorted(ranges, key=lambda one: -one[0]):
+        asked.append((_quality(params), params, media.lower()))
+    for quality, params, media in sorted(asked, key=lambda one: -one[0]):
         if quality <= 0 or media not in _JSON_TYPES:
             continue
         wanted = params.get("as", "")
@@ -94,12 +96,17 @@ def negotiate(accept: str, *, watch: bool, single: bool = False) -> Form:
 
 def takes(accept: str, media_type: str) -> bool:
     """Tell whether an ``Accept`` header names a media type itself, for whole objects."""
-    for part in accept.split(","):
+    for part in ranges(accept):
         media, *rest = (word.strip() for word in part.split(";"))
         params = _parameters(rest)
         if media.lower() == media_type and _quality(params) > 0 and "as" not in params:
             return True
     return False
+
+
+def ranges(header: str) -> list[str]:
+    """Return the media types or codings of a header, the first MOST_RANGES of them."""
+    return header.split(",", MOST_RANGES)[:MOST_RANGES]
 
 
 def quality_of(parameters: str) -> float:

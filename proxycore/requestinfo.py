@@ -8,6 +8,7 @@ characters, a semicolon in the query) is refused instead of being interpreted.
 from __future__ import annotations
 
 import re
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -21,6 +22,10 @@ _VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH
 _PREFIXES = frozenset({"api", "apis"})
 _TENANT = "tenant"
 _TENANT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+_WATCH = re.compile(r"(?:^|&)watch=([^&]*)")
+_ODD = re.compile(r"[/\\%\x00-\x1f\x7f]")
+MOST_SEGMENTS: Final = 256
+"""Of a path: those of the API have nine at most, those behind the proxy of a Service what that likes."""
 _SPECIAL_VERBS = frozenset({"proxy", "watch"})
 _NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
 _CORE_PARTS = 3
@@ -106,6 +111,8 @@ def _narrowed(segments: list[str], raw_path: str, target: str) -> tuple[str, lis
 
 
 def _segments(raw_path: str) -> list[str]:
+    if raw_path.count("/") > MOST_SEGMENTS:
+        raise RefusedError(bad_request(f"the path has more than {MOST_SEGMENTS} segments"))
     raw = raw_path[1:].split("/")
     if _ESCAPES.search(raw_path):
         raise RefusedError(bad_request("the path holds a broken percent escape"))
@@ -117,7 +124,7 @@ def _segments(raw_path: str) -> list[str]:
             raise RefusedError(bad_request("the path is not UTF-8")) from None
         if not decoded and place < len(raw) - 1:
             raise RefusedError(bad_request("the path holds an empty segment"))
-        if decoded in {".", ".."} or any(char in "/\\%" or ord(char) < ord(" ") or char == "\x7f" for char in decoded):
+        if decoded in {".", ".."} or _ODD.search(decoded):
             raise RefusedError(
                 bad_request("a path segment is a dot segment, or holds a slash, a percent sign or a control character")
             )
@@ -163,8 +170,5 @@ def _resource(base: RequestInfo, prefix: str, group: str, version: str, parts: l
 
 def _asks_to_watch(query: str) -> bool:
     # As kube-apiserver converts it: any value but 0 and false is true. Odd spellings are refused where it matters.
-    for pair in query.split("&"):
-        key, _, value = pair.partition("=")
-        if key == "watch":
-            return value.lower() not in _FALSE
-    return False
+    found = _WATCH.search(query)
+    return found is not None and found[1].lower() not in _FALSE

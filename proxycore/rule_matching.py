@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -33,9 +31,17 @@ def names_group(pattern: str, group: str, version: str) -> bool:
 
 
 def _is(pattern: str, text: str) -> bool:
-    return _expression(pattern).fullmatch(text) is not None if ANY in pattern else pattern == text
-
-
-@lru_cache(maxsize=1024)
-def _expression(pattern: str) -> re.Pattern[str]:
-    return re.compile("[^/]*".join(re.escape(part) for part in re.split(r"\*+", pattern)))
+    """Match in one pass, whatever the pattern: each part between stars at the first place where it fits."""
+    first, *rest = pattern.split(ANY)
+    if not rest:
+        return pattern == text
+    *middle, last = rest
+    at, end = len(first), len(text) - len(last)
+    if "/" in text or not (text.startswith(first) and text.endswith(last) and at <= end):
+        return False
+    for part in middle:
+        found = text.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True

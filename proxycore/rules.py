@@ -16,10 +16,11 @@ from eventcore.grants import SubjectGrant, TenantGrant
 from eventcore.keys import key
 from eventcore.logs import get
 from eventcore.objects import LABEL_TENANT
+from eventcore.selectors import Requirement
 from proxycore.identities import namespaces_of, subject_keys, tenants_of
 from proxycore.kinds import BY_RULE, NAMESPACES, TENANT, VOLUMES
 from proxycore.rule_matching import speaks_of
-from proxycore.selectors import Requirement, matches, render
+from proxycore.selectors import matches, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,13 +22,13 @@ from proxycore.watching import BOOKMARK_INTERVAL, LEAST_TIMEOUT, LOOK_INTERVAL, 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from eventcore.selectors import Requirement
     from proxycore.feed import NamespaceFeed
     from proxycore.identities import Grants, Identity
     from proxycore.kind_memory import Record, Subscription
     from proxycore.listquery import ListQuery
     from proxycore.policy import Filtered
     from proxycore.rules import Seen
-    from proxycore.selectors import Requirement
     from proxycore.shapes import Shape
     from proxycore.shared import SharedKind
 

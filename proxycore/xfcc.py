@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PAIR: Final = re.compile(r'\s*([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^",;=\s]*))\s*')
 _MARK: Final = "-----BEGIN CERTIFICATE-----"
+MOST_PAIRS: Final = 64
 _ONCE: Final = frozenset({"cert", "hash", "chain", "subject", "by"})
 
 
@@ -41,10 +42,10 @@ def certificate_of(values: Sequence[str]) -> bytes | None:
 
 
 def _pairs(text: str) -> dict[str, str] | None:
-    """Return the pairs of one entry, keys in lower case; None for two entries or another syntax."""
+    """Return the pairs of one entry, keys in lower case; None for two entries, too many pairs, or another syntax."""
     found: dict[str, str] = {}
     place = 0
-    while True:
+    for _ in range(MOST_PAIRS):
         match = _PAIR.match(text, place)
         if match is None:
             return None
@@ -58,3 +59,4 @@ def _pairs(text: str) -> dict[str, str] | None:
         if text[place] != ";":
             return None
         place += 1
+    return None

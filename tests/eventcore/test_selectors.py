@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventcore.objects import LabelSelector, LabelSelectorRequirement
-from eventcore.selectors import parse_selector
+from eventcore.selectors import (
+    LONGEST,
+    LONGEST_WRITTEN,
+    MOST_REQUIREMENTS,
+    MOST_TERMS,
+    MOST_WRITTEN_TERMS,
+    SelectorError,
+    parse,
+    parse_selector,
+)
 
 
 def requirements(text: str) -> list[tuple[str, str, list[str]]]:
@@ -25,7 +34,9 @@ def requirements(text: str) -> list[tuple[str, str, list[str]]]:
         ("app!=web", [("app", "NotIn", ["web"])]),
         ("tier in (a, b)", [("tier", "In", ["a", "b"])]),
         ("tier notin (a)", [("tier", "NotIn", ["a"])]),
-        ("tier in(a,)", [("tier", "In", ["a", ""])]),
+        ("tier in(a,)", [("tier", "In", ["", "a"])]),
+        ("tier in (b,,a)", [("tier", "In", ["", "a", "b"])]),
+        ("tier in ()", [("tier", "In", [""])]),
         (
             "kubernetes.io/os, !example.com/legacy",
             [("kubernetes.io/os", "Exists", []), ("example.com/legacy", "DoesNotExist", [])],
@@ -56,7 +67,7 @@ def test_a_selector_is_read_as_kubectl_reads_it(text: str, found: list[tuple[str
     ],
 )
 def test_what_is_no_selector_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not part of a label selector"):
+    with pytest.raises(ValueError, match="is not a label selector"):
         parse_selector(text)
 
 
@@ -77,7 +88,50 @@ def test_every_selector_can_be_written(wanted: list[tuple[str, str, list[str]]])
 
     assert parse_selector(text) == LabelSelector(
         match_expressions=[
-            LabelSelectorRequirement(key=key, operator=operator, values=values if "In" in operator else [])
+            LabelSelectorRequirement(key=key, operator=operator, values=sorted(set(values)) if "In" in operator else [])
             for key, operator, values in wanted
         ]
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("a in (" + ",  " * 30 + "!", id="30 empty values without an end"),
+        pytest.param("a in (" + ",  " * 1000 + "!", id="a thousand of them"),
+        pytest.param(" " * 20_000 + "!", id="20,000 blanks"),
+        pytest.param(",".join(["a"] * (MOST_WRITTEN_TERMS + 1)), id="too many terms"),
+        pytest.param("a" * (LONGEST_WRITTEN + 1), id="too many characters"),
+    ],
+)
+def test_a_hostile_selector_in_an_annotation_is_refused_at_once(text: str) -> None:
+    for _ in range(1000):  # as often as a tenant has namespaces
+        with pytest.raises(SelectorError):
+            parse_selector(text)
+
+
+def test_a_selector_within_the_bounds_is_read() -> None:
+    assert len(parse(",".join(f"a{number}" for number in range(MOST_REQUIREMENTS)))) == MOST_REQUIREMENTS
+    values = ",".join(f"a{number}" for number in range(MOST_TERMS - 1))
+    assert len(parse(f"a in ({values})")[0].values) == MOST_TERMS - 1
+    assert len(parse("a" + " " * (LONGEST - 1))) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(",".join(["a"] * (MOST_REQUIREMENTS + 1)), id="requirements"),
+        pytest.param("a in (" + "," * MOST_TERMS + ")", id="terms"),
+        pytest.param("a" + " " * LONGEST, id="characters"),
+    ],
+)
+def test_a_selector_over_a_bound_is_refused(text: str) -> None:
+    with pytest.raises(SelectorError, match="a label selector may have"):
+        parse(text)
+
+
+def test_a_number_in_a_selector_is_one_of_64_bits() -> None:
+    with pytest.raises(SelectorError, match="must be an integer"):
+        parse("a>" + "9" * 63)
+    (requirement,) = parse("a>3")
+    assert not requirement.matches({"a": "9" * 5000})

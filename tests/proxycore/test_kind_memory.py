@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventcore.kube_watch import WatchEvent
+from eventcore.selectors import Requirement
 from proxycore import kind_memory, shared_watch
 from proxycore.kind_memory import KindMemory, record_of
 from proxycore.kinds import ProxiedKind
 from proxycore.listquery import ListQuery
 from proxycore.policy import Filtered
 from proxycore.rules import Scope
-from proxycore.selectors import Requirement
 from proxycore.shapes import Objects
 from proxycore.shared_watch import SharedWatch
 from proxycore.statuses import RefusedError, expired

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from proxycore.headers import answered, asked_identity, bearer_token, forwarded, wants_upgrade
 from proxycore.representations import age, negotiate
+from proxycore.rule_matching import names_group
 from proxycore.selectors import matches, parse_fields, parse_labels, render
 from proxycore.statuses import RefusedError
 
@@ -37,6 +38,8 @@ TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
         ("a=b,c=d", {"a": "b"}, False),
         ("x.io/a in (b),c", {"x.io/a": "b", "c": ""}, True),
         ("", {}, True),
+        ("a in ()", {"a": ""}, True),
+        ("a in ()", {"a": "b"}, False),
     ],
 )
 def test_labels_are_matched_as_kubernetes_does(selector: str, labels: dict[str, str], holds: bool) -> None:
@@ -44,7 +47,7 @@ def test_labels_are_matched_as_kubernetes_does(selector: str, labels: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "selector", ["a in ()", "a in b", "a=b=c", "a b", "-a", "a=-", ",", "a,", "a/b/c", "(a)", "a>b"]
+    "selector", ["a in (", "!a=b", "a in b", "a=b=c", "a b", "-a", "a=-", ",", "a,", "a/b/c", "(a)", "a>b"]
 )
 def test_what_is_no_selector_is_refused(selector: str) -> None:
     with pytest.raises(RefusedError):
@@ -63,6 +66,25 @@ def test_a_selector_and_what_is_rendered_of_it_mean_the_same(text: str) -> None:
 def test_fields_outside_the_known_ones_are_refused() -> None:
     with pytest.raises(RefusedError, match=r"field label not supported: spec\.x"):
         parse_fields("spec.x=a", ("metadata.name",))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "names"),
+    [
+        ("*", "anything.io", True),
+        ("*", "", True),
+        ("*.k8s.io", "rbac.authorization.k8s.io", True),
+        ("*.k8s.io", "k8s.io", False),
+        ("a*a", "a", False),
+        ("a**b*c", "axxbyyc", True),
+        ("a*b*c", "acb", False),
+        ("*a" * 60 + "*", "a" * 100_000, True),
+        ("*a" * 60 + "*b", "a" * 100_000, False),
+        ("*a*b", "ab/ab", False),
+    ],
+)
+def test_a_pattern_of_groups_is_matched_in_one_pass(pattern: str, text: str, names: bool) -> None:
+    assert names_group(pattern, text, "v1") is names
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""The query of a list or watch is bounded before it is read, and its numbers are those of kube-apiserver."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxycore.listquery import LONGEST_QUERY, MOST_PARAMETERS, parse_query
+from proxycore.statuses import RefusedError, Status
+
+
+def refused(query: str) -> Status:
+    with pytest.raises(RefusedError) as caught:
+        parse_query(query)
+    return caught.value.status
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("timeoutSeconds=abc", 'strconv.ParseInt: parsing "abc": invalid syntax'),
+        ("timeoutSeconds=", 'strconv.ParseInt: parsing "": invalid syntax'),
+        ("timeoutSeconds=" + "9" * 5000, f'strconv.ParseInt: parsing "{"9" * 64}...": value out of range'),
+        ("timeoutSeconds=9223372036854775808", "value out of range"),
+        ("limit=" + "9" * 5000, "strconv.ParseInt: parsing"),
+        ("limit=x", "invalid syntax"),
+        ("resourceVersion=" + "9" * 5000, "strconv.ParseUint: parsing"),
+        ("watch=1&resourceVersion=" + "9" * 5000, "strconv.ParseUint: parsing"),
+        ("watch=1&resourceVersion=18446744073709551616", "value out of range"),
+        ("watch=1&resourceVersion=%D9%A1", "invalid syntax"),  # a digit that is none of ASCII
+    ],
+)
+def test_a_number_that_is_none_is_refused_in_the_words_of_kube_apiserver(query: str, message: str) -> None:
+    status = refused(query)
+
+    assert (status.code, status.reason) == (400, "BadRequest")
+    assert message in status.message
+
+
+def test_numbers_with_zeros_before_them_are_read_as_go_reads_them() -> None:
+    query = parse_query("watch=1&timeoutSeconds=" + "0" * 5000 + "7&resourceVersion=18446744073709551615")
+
+    assert query.timeout == 7
+    assert query.resource_version == "18446744073709551615"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "&".join(["a=b"] * (MOST_PARAMETERS + 1)),
+        "&" * LONGEST_QUERY,
+        "a=" + "b" * LONGEST_QUERY,
+        "labelSelector=" + "%20" * 20_000 + "!",
+        "labelSelector=" + "+" * 20_000 + "!",
+        "labelSelector=" + ",".join(["a"] * 36_000),
+        "labelSelector=" + "a%2C" * 10_000,
+        "fieldSelector=" + "metadata.name=a," * 1000,
+    ],
+)
+def test_a_query_that_is_too_much_is_refused(query: str) -> None:
+    assert refused(query).code == 400
+
+
+def test_20000_blanks_are_no_selector() -> None:
+    assert parse_query("labelSelector=" + "+" * 20_000).labels == ()

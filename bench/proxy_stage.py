@@ -101,7 +101,7 @@ async def stage(folder: Path, direct: str) -> AsyncIterator[Stage]:
             await bus.js.add_stream(stream)
         for start in range(0, CLUSTER, CHUNK):
             await asyncio.gather(*(publish(bus, namespace(number)) for number in range(start, start + CHUNK)))
-        for kind in ("Namespace", "Tenant"):
+        for kind in ("Namespace", "Tenant", "CapsuleConfiguration"):
             mark = Mark(kind=kind, resource_version=str(2 * CLUSTER), time=now())
             await bus.publish(mark_subject(kind), encode_body(mark))
         role = Role(name="proxy", settings=settings, log=logs.get("bench"))

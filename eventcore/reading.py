@@ -66,6 +66,8 @@ class Reader(Generic[V, R]):
         self.created = ""
         self.rebuilds = 0
         self._make = make
+        self._complete: Callable[[V], bool] = lambda _: True
+        self._pull: Pull | None = None
         self._metrics = metrics
         self._listeners: list[Callable[[Change[R]], None]] = []
         self._applied = asyncio.Condition()
@@ -88,6 +90,18 @@ class Reader(Generic[V, R]):
     def listen(self, callback: Callable[[Change[R]], None]) -> None:
         """Call back for every change, in order and before anybody is told that it was applied; it must not block."""
         self._listeners.append(callback)
+
+    def take_when(self, complete: Callable[[V], bool]) -> None:
+        """Take what another stream than the present one holds only once this is true of it; asked again and again.
+
+        Until then the view before stands, and is not ready: a stream that was lost fills again message by message.
+        """
+        self._complete = complete
+
+    def look_again(self) -> None:
+        """Ask again whether what is read is complete: something else changed that it depends on."""
+        if self._pull is not None:
+            self._pull.wake()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow the stream until told to stop. Trouble with NATS is waited out."""
@@ -157,14 +171,11 @@ class Reader(Generic[V, R]):
         state = await self.bus.stream_state(self.stream)
         consumer = f"view-{secrets.token_hex(8)}"
         pending = await self._create(consumer)
-        pull = Pull(self.bus, self.stream, consumer)
+        pull = self._pull = Pull(self.bus, self.stream, consumer)
         table = self._make()
         table.created = state.created
         try:
-            if pending == 0:
-                table.sequence = state.last_sequence
-                await self._swap(table, state.created)
-            await self._read(pull, table, state, loaded=pending == 0)
+            await self._read(pull, table, state, whole=pending == 0)
         finally:
             await pull.close()
             with suppress(nats.errors.Error):
@@ -190,10 +201,17 @@ class Reader(Generic[V, R]):
             raise StreamMissingError(f"stream {self.stream} cannot be read: {error.description}") from error
         return info.num_pending or 0
 
-    async def _read(self, pull: Pull, table: V, start: StreamState, *, loaded: bool) -> None:
+    async def _read(self, pull: Pull, table: V, start: StreamState, *, whole: bool) -> None:
+        """Read for ever. ``whole``: the table holds already all that the stream held at the start."""
         wanted = 0
         checked = time.monotonic()
+        taken = False
         while True:
+            if whole and not taken:
+                # The stream's last message may have expired: then nothing of that sequence is ever delivered.
+                table.sequence = max(table.sequence, start.last_sequence)
+                if taken := start.created == self.created or self._complete(table):
+                    await self._swap(table, start.created)
             if wanted <= 0:
                 await pull.request(batch=BATCH, expires=PULL_EXPIRES, heartbeat=HEARTBEAT)
                 wanted = BATCH
@@ -204,16 +222,12 @@ class Reader(Generic[V, R]):
             status = status_of(message) if message is not None else "100"
             if message is not None and status is None:
                 wanted -= 1
-                await self._take(message, table, live=loaded)
+                await self._take(message, table, live=taken)
             elif status == "408":
                 wanted = 0
             elif status != "100":
                 raise _LostError(f"the consumer answered {status}")
-            if not loaded and (table.sequence >= start.last_sequence or await self._at_end(message, pull)):
-                # The stream's last message may have expired: then nothing of that sequence is ever delivered.
-                table.sequence = max(table.sequence, start.last_sequence)
-                await self._swap(table, start.created)
-                loaded = True
+            whole = whole or table.sequence >= start.last_sequence or await self._at_end(message, pull)
             if time.monotonic() - checked >= CHECK_INTERVAL:
                 checked = time.monotonic()
                 await self._check(table, start.created)

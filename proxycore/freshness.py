@@ -1,4 +1,8 @@
-"""How old what the proxy knows may be: the age of its grants and of its Namespaces."""
+"""How old what the proxy knows may be: the age of its grants and of its Namespaces.
+
+Age is a matter of each request, never of readiness: an outage of NATS that took every proxy out of its Service would
+take what needs no grants with it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from eventcore.logs import get
 from proxycore.policy import Freshness
 
 if TYPE_CHECKING:
@@ -14,6 +19,9 @@ if TYPE_CHECKING:
     from eventcore.metrics import Metrics
     from eventcore.reading import Reader
     from eventcore.views import AccessView, GrantRecord, ObjectRecord, ObjectsView
+    from proxycore.completeness import Completeness
+
+log = get("proxy.freshness")
 
 KINDS: Final = ("Namespace", "Tenant")
 """The kinds whose watchers must be alive for grants to be true."""
@@ -35,6 +43,7 @@ class Freshener:
         limit: float,
         metrics: Metrics,
         readiness: Readiness,
+        completeness: Completeness,
         kinds: tuple[str, ...] = KINDS,
     ) -> None:
         self._objects = objects
@@ -42,6 +51,7 @@ class Freshener:
         self._limit = limit
         self._metrics = metrics
         self._readiness = readiness
+        self._completeness = completeness
         self._kinds = kinds
         self._complete = {"objects": float("-inf"), "access": float("-inf")}
         self._recent = Freshness(ready=False)
@@ -66,19 +76,41 @@ class Freshener:
         return self._recent
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Keep looking until told to stop, and report to the readiness of the process."""
+        """Keep looking until told to stop: tell readiness when all is loaded, and the log when it is too old."""
+        was_fresh = True
         while not stopping.is_set():
             found = self.now()
-            old = f"{found.age:.0f} s old" if found.age != float("inf") else "no watcher has vouched for it"
-            self._readiness.set("grants", ok=self._access.ready, why="the grants are not complete")
-            self._readiness.set("namespaces", ok=found.fresh, why=old if found.ready else "not complete")
+            self._report()
+            if found.ready and found.fresh != was_fresh:
+                was_fresh = found.fresh
+                self._say(found)
             for kind in self._kinds:
                 self._metrics.view_age.labels(kind).set(self._objects.view.age(kind))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), INTERVAL)
+
+    def _report(self) -> None:
+        """Set the checks; what was loaded once stays so."""
+        why = f"the grants are not complete: {self._completeness.lacking}"
+        self._readiness.set("grants", ok=self._complete["access"] != float("-inf"), why=why)
+        unlisted = self._completeness.unlisted()
+        why = f"no watcher has vouched for it: {unlisted}" if unlisted else "not complete"
+        self._readiness.set("namespaces", ok=self._complete["objects"] != float("-inf"), why=why)
+
+    def _say(self, found: Freshness) -> None:
+        if found.fresh:
+            log.info("memory is current again, filtered answers are given")
+            return
+        old = {kind: _whole(self._objects.view.age(kind)) for kind in self._kinds}
+        views = {name: _whole(time.monotonic() - when) for name, when in self._complete.items()}
+        log.warning("memory is too old, filtered answers are refused", limit=self._limit, marks=old, views=views)
 
     def _look(self) -> None:
         at = time.monotonic()
         for name, reader in (("objects", self._objects), ("access", self._access)):
             if reader.ready:
                 self._complete[name] = max(self._complete[name], at - reader.behind)
+
+
+def _whole(seconds: float) -> float | str:
+    return round(seconds) if seconds != float("inf") else "never"

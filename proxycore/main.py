@@ -17,7 +17,7 @@ from eventcore.errors import KubeError, StartError
 from eventcore.kube import METADATA_LIST, KubeClient, api_path
 from eventcore.kube_auth import KubeAuth
 from eventcore.reading import Reader
-from eventcore.waiting import end
+from eventcore.waiting import end, pause
 from proxycore.access_log import AccessLog
 from proxycore.across import Crossing
 from proxycore.auditing import Auditor
@@ -26,6 +26,7 @@ from proxycore.callers import CERTIFICATE, FORWARDED, CallerRules, Callers
 from proxycore.certificates import ServingCertificate
 from proxycore.client_authorities import ClientAuthorities
 from proxycore.client_certificates import ClientCertificates
+from proxycore.completeness import Completeness
 from proxycore.discovery import Discovery
 from proxycore.feed import NamespaceFeed
 from proxycore.filtered import FilteredKinds
@@ -76,7 +77,6 @@ async def proxy(role: Role, not_heeded: Sequence[str] = ()) -> None:
     CallerRules.of(role.settings)  # what is wrong is said before anything is asked of NATS
     GroupFilter.of(role.settings)
     _warn(role)
-    role.readiness.expect("api", "port")
     bus = await Bus.connect(role.settings, "proxy", role.metrics)
     service = Service(role, bus, await KubeAuth.load(role.settings), tls)
     sparing = asyncio.ensure_future(spare_the_collector(service))
@@ -117,6 +117,7 @@ class Service:
             bus, metrics, rules=settings.proxy_cluster_scoped, reflects=settings.enable_reflector
         )
         self._role = role
+        role.readiness.expect("api", "port")
         self._tls = tls
         self._kube = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
         # Apart from the one for reviews: each open watch of another kind holds one of its connections.
@@ -124,13 +125,18 @@ class Service:
         self._upstream = Upstream(auth, read_seconds=settings.kube_request_timeout)
         self.feed = NamespaceFeed(self.objects, self.access, self._measure)
         self.measures = Measures(metrics)
+        kinds = KINDS + (REFLECTED if settings.enable_reflector else ())
+        completeness = Completeness(
+            self.objects, self.access, kinds=kinds, configuration=settings.capsule_configuration_name
+        )
         self._freshener = Freshener(
             self.objects,
             self.access,
             limit=settings.max_view_age,
             metrics=metrics,
             readiness=role.readiness,
-            kinds=KINDS + (REFLECTED if settings.enable_reflector else ()),
+            completeness=completeness,
+            kinds=kinds,
         )
         rate = settings.client_connection_qps
         reviews: Poster = Paced(self._kube, rate=rate, burst=settings.client_connection_burst) if rate else self._kube
@@ -179,6 +185,7 @@ class Service:
         show("identities", lambda: self._authenticator.size)
         show("impersonations", lambda: self._impersonator.size)
         self.measures.cache_age.set_function(lambda: self._freshener.now().age)
+        self.measures.stale.set_function(lambda: float(not self._freshener.now().fresh))
 
     @property
     def fresh(self) -> bool:
@@ -198,7 +205,7 @@ class Service:
                     for background in (self.objects, self.access, self.feed, self._auditor)
                 ]
                 tasks.create_task(self._freshener.run(stopping))
-                tasks.create_task(_reach(self._role, self._kube))
+                tasks.create_task(_reach(self._role, self._kube, self.measures))
                 if self._tls is not None:
                     files = settings.proxy_tls_cert, settings.proxy_tls_key
                     certificate = ServingCertificate(self._tls, *files, self.measures)
@@ -266,18 +273,23 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
         task.cancel()
 
 
-async def _reach(role: Role, kube: KubeClient) -> None:
-    """Keep the readiness check ``api`` true to whether the API server answers."""
+async def _reach(role: Role, kube: KubeClient, measures: Measures) -> None:
+    """Say whether the API server answers. Readiness takes one answer: without one later, each request is told so."""
+    answered = True
     while not role.stopping.is_set():
         try:
             await kube.version()
-            role.readiness.set("api", ok=True)
         except KubeError as error:
-            role.readiness.set("api", ok=False, why=str(error))
-        try:
-            await asyncio.wait_for(role.stopping.wait(), REACH_INTERVAL)
-        except TimeoutError:
-            continue
+            if answered:
+                role.log.warning("the API server does not answer the proxy", error=error)
+            answered = False
+        else:
+            if not answered:
+                role.log.info("the API server answers again")
+            answered = True
+            role.readiness.set("api", ok=True)
+        measures.api_up.set(answered)
+        await pause(role.stopping, REACH_INTERVAL)
 
 
 def _warn(role: Role) -> None:

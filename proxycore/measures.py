@@ -122,6 +122,10 @@ class Measures:
         self.cache_age = Gauge(
             "tether_proxy_cache_age_seconds", "Age of the grants and Namespaces that decide", registry=of
         )
+        self.stale = Gauge(
+            "tether_proxy_stale", "1 while memory is too old and filtered answers are refused", registry=of
+        )
+        self.api_up = Gauge("tether_proxy_api_up", "1 while the API server answers the proxy itself", registry=of)
         self.cache_entries = Gauge("tether_proxy_cache_entries", "Entries in memory", ["cache"], registry=of)  # cache
         self.watches = Gauge(  # source
             "tether_proxy_watches", "Open watches by what feeds them", ["source"], registry=of

@@ -148,6 +148,8 @@ def _collection(info: RequestInfo, identity: Identity, grants: Grants, freshness
 
 
 def _get(info: RequestInfo, identity: Identity, grants: Grants, freshness: Freshness) -> Decision:
+    if not freshness.ready:
+        return Refuse(stale(freshness))
     if not is_capsule_user(identity, grants):
         return Forward()
     mine = info.name in namespaces_of(identity, grants)
@@ -172,6 +174,8 @@ def _other_kind(
     is_ours = info.verb in kind.verbs and (reads or info.verb in OPERATION_OF) and (bool(info.name) or not one)
     if not is_ours:
         return Forward()
+    if not freshness.ready and not kind.discovered:
+        return Refuse(stale(freshness))
     if freshness.ready and not is_capsule_user(identity, grants):
         return Forward()
     scope = scope_of(identity, grants, kind, info.verb)

@@ -278,7 +278,7 @@ class World:
             await asyncio.sleep(0.1)
 
     async def mark(self) -> None:
-        for kind in (*self._kinds.values(), "Tenant"):
+        for kind in (*self._kinds.values(), "Tenant", "CapsuleConfiguration"):
             mark = Mark(kind=kind, resource_version=str(self._mirrored), time=now())
             await self.bus.publish(mark_subject(kind), encode_body(mark))
 

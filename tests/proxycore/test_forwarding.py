@@ -237,7 +237,7 @@ async def _grants(bus: Bus) -> None:
         TenantGrant(name="oil", uid="u", namespaces=("oil-production",)),
     ):
         await bus.kv_put(grant.key(), encode_grant(grant), revision=0)
-    for kind in ("Namespace", "Tenant"):
+    for kind in ("Namespace", "Tenant", "CapsuleConfiguration"):
         await bus.publish(mark_subject(kind), encode_body(Mark(kind=kind, resource_version="100", time=now())))
 
 

@@ -293,21 +293,44 @@ def test_the_documentation_has_a_row_for_each_series_and_no_other() -> None:
     assert written == registered
 
 
-async def test_it_is_ready_only_while_the_api_server_answers(
+async def test_an_api_server_that_does_not_answer_is_a_metric_and_a_line_and_takes_no_readiness(
+    tmp_path: Path,
+    pki: ClusterPki,
+    serving: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def away(_: KubeClient) -> Any:
+        raise KubeUnreachableError("no answer")
+
+    monkeypatch.setattr(main, "REACH_INTERVAL", 0.02)
+    logs.configure("info", "json", "proxy")
+    async with run_between(tmp_path, pki, serving) as between:
+        await until(lambda: between.role.readiness.ready)
+        with monkeypatch.context() as patched:
+            patched.setattr(KubeClient, "version", away)
+            await until(lambda: values(between)["tether_proxy_api_up"] == 0)
+            assert between.role.readiness.ready
+        await until(lambda: values(between)["tether_proxy_api_up"] == 1)
+
+    said = capfd.readouterr().err
+    assert said.count("the API server does not answer the proxy") == said.count("the API server answers again") == 1
+
+
+async def test_it_is_not_ready_before_the_api_server_has_answered_once(
     tmp_path: Path, pki: ClusterPki, serving: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(_: KubeClient) -> Any:
         raise KubeUnreachableError("no answer")
 
     monkeypatch.setattr(main, "REACH_INTERVAL", 0.02)
-    async with run_between(tmp_path, pki, serving) as between:
-        readiness = between.role.readiness
-        await until(lambda: readiness.ready)
-        with monkeypatch.context() as patched:
-            patched.setattr(KubeClient, "version", away)
-            await until(lambda: not readiness.ready)
-            assert readiness.report() == "api: no answer"
-        await until(lambda: readiness.ready)
+    with monkeypatch.context() as patched:
+        patched.setattr(KubeClient, "version", away)
+        async with run_between(tmp_path, pki, serving) as between:
+            readiness = between.role.readiness
+            await until(lambda: [name for name, _ in readiness.failing()] == ["api"])
+            patched.undo()
+            await until(lambda: readiness.ready)
 
 
 async def until(holds: Callable[[], bool]) -> None:

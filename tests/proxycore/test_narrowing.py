@@ -253,8 +253,8 @@ async def test_without_current_grants_nothing_goes_by_the_url_of_a_tenant(world:
     world.vouching = False
     async with world.proxy(max_view_age=0.5, mark_interval=0.1) as second:
         async with asyncio.timeout(15):
-            while "s old" not in dict(world.role.readiness.failing()).get("namespaces", ""):
-                await asyncio.sleep(0.02)  # readiness is asked, it does not tell
+            while not (second.access.ready and world.role.metrics.registry.get_sample_value("tether_proxy_stale")):
+                await asyncio.sleep(0.02)  # a gauge is asked, it does not tell
         url = f"https://127.0.0.1:{second.port}/tenant/oil"
         found = await Tenant(world.session, url, owner.token).get(f"{NAMESPACES}/oil-production/configmaps")
 

@@ -101,12 +101,14 @@ def test_without_a_fresh_view_nothing_is_filtered(freshness: Freshness) -> None:
     assert decide(parse("GET", "/api/v1/pods"), dana("devs"), OIL, freshness) == Forward()
 
 
-def test_while_loading_nobody_knows_who_is_a_capsule_user() -> None:
-    listed = decide(parse("GET", "/api/v1/namespaces"), dana(), Memory(), LOADING)
-    single = decide(parse("GET", "/api/v1/namespaces/oil-1"), dana(), Memory(), LOADING)
+@pytest.mark.parametrize(
+    "target", ["/api/v1/namespaces", "/api/v1/namespaces/oil-1", "/api/v1/nodes", "/api/v1/nodes/n"]
+)
+def test_while_loading_nobody_knows_who_is_a_capsule_user(target: str) -> None:
+    found = decide(parse("GET", target), dana(), Memory(), LOADING)
 
-    assert isinstance(listed, Refuse)
-    assert single == Forward()
+    assert isinstance(found, Refuse)  # not forwarded, to be told 403
+    assert (found.status.code, found.status.retry_after > 0) == (503, True)
 
 
 def test_an_account_that_owns_as_a_user_sees_what_it_owns() -> None:

@@ -143,15 +143,6 @@ async def test_the_process_is_ready_once_it_knows_enough_and_not_when_it_stops(w
     assert [name for name, _ in role.readiness.failing()] == ["port"]
 
 
-async def test_without_marks_it_is_not_ready_and_says_why(world: World) -> None:
-    world.vouching = False
-    async with world.proxy(max_view_age=1.0, mark_interval=0.1):
-        role = world.role
-        await _until(lambda: dict(role.readiness.failing()).keys() == {"namespaces"})
-
-        assert "s old" in dict(role.readiness.failing())["namespaces"]
-
-
 async def test_the_requests_are_counted_by_route_verb_and_code(world: World) -> None:
     owner = await world.owner("oil", "oil-production")
     await owner.get(NAMESPACES)

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from eventcore.errors import StartError
 from eventcore.metrics import CONTENT_TYPE, Metrics
+from eventcore.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,7 +47,7 @@ class Readiness:
         """Return ``ok``, or a line for each failing check."""
         if self.ready:
             return "ok"
-        lines = [f"{name}: {why}" for name, why in self.failing()]
+        lines = [f"{name}: {printable(why)}" for name, why in self.failing()]
         return "\n".join(lines or ["starting: no check has been made yet"])
 
 

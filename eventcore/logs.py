@@ -1,7 +1,8 @@
 """Logs: one JSON object a line on stderr, constant messages with bound keys, and never a secret.
 
 Whatever a caller binds passes through `redact`, and so do the records of libraries that use the standard `logging`.
-An exception is logged as its type and message; its traceback only at level debug.
+What is not printable is written out (eventcore/printable.py), for whoever reads them on a terminal. An exception is
+logged as its type and message; its traceback only at level debug.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 import structlog
+
+from eventcore.printable import printable
 
 if TYPE_CHECKING:
     import asyncio
@@ -119,10 +122,10 @@ def _processors(format: Format, role: str, *, traces: bool) -> list[Processor]: 
     def errors(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return _with_errors(event, traces=traces)
 
-    renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="ts")
+    renderers: list[Processor] = (
+        [_printable_texts, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="ts")]
         if format == "console"
-        else structlog.processors.JSONRenderer(serializer=_to_json)
+        else [structlog.processors.JSONRenderer(serializer=_to_json)]
     )
     return [
         structlog.contextvars.merge_contextvars,
@@ -131,7 +134,7 @@ def _processors(format: Format, role: str, *, traces: bool) -> list[Processor]: 
         bind_role,
         errors,
         _hide_secrets,
-        renderer,
+        *renderers,
     ]
 
 
@@ -177,5 +180,10 @@ def _hidden(key: str, value: Any, depth: int = 0) -> Any:
     return redact(str(value))
 
 
+def _printable_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    # What is nested is shown by its repr, which is printable.
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
 def _to_json(event: Any, **_: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()
+    return printable(msgspec.json.encode(event, enc_hook=str).decode())

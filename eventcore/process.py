@@ -21,6 +21,7 @@ from eventcore import logs
 from eventcore.errors import SettingsError, StartError, TetherError
 from eventcore.health import HealthServer, Readiness
 from eventcore.metrics import Metrics
+from eventcore.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -93,7 +94,7 @@ def report(name: str, error: BaseException) -> int:
         return EXIT_BUG
     known = next(_leaves(error))
     logs.get("eventcore.process").debug("process cannot go on", role=name, error=known)
-    sys.stderr.write(f"tether {name}: {logs.redact(' '.join(str(known).split()))}\n")
+    sys.stderr.write(f"tether {name}: {printable(logs.redact(' '.join(str(known).split())))}\n")
     return EXIT_SETTINGS if isinstance(known, SettingsError) else EXIT_CANNOT
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from eventcore.clock import now
 from eventcore.logs import redact
+from eventcore.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +132,7 @@ class AccessLog:
             over = None in lines
             found = [line for line in lines if line is not None]
             try:
-                self._write("".join(f"{line.decode()}\n" for line in found))
+                self._write("".join(f"{printable(line.decode())}\n" for line in found))
             except (OSError, ValueError):  # closed, or a full disk: the requests go on
                 self._dropped.inc(len(found))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 import click
@@ -25,6 +26,7 @@ from tether.cli_render import tenant
 from tether.cli_roles import proxy, route, watch, work
 from tether.cli_settings import settings_command
 from tether.cli_status import status
+from tether.terminal import say, say_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -88,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = cli.main(args=list(arguments), prog_name="tether", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        say_text(error.format_message(), err=True)
         return EXIT_USAGE
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "tether"
@@ -111,9 +113,10 @@ def _report(error: BaseException) -> int:
     if unexpected is None:
         first = leaves[0]
         code = EXIT_USAGE if isinstance(first, SettingsError) else EXIT_CANNOT
-        return _say(f"{first.filename}: {first.strerror}" if isinstance(first, OSError) else str(first), code)
+        text = f"{first.filename}: {first.strerror}" if isinstance(first, OSError) else str(first)
+        return _say(text, code, *getattr(first, "__notes__", ()))
     if os.environ.get("TETHER_LOG_LEVEL") == "debug":
-        raise error
+        say_text(logs.redact("".join(traceback.format_exception(error))), err=True)
     return _say(f"a bug: {logs.describe_error(unexpected)}; TETHER_LOG_LEVEL=debug shows where", EXIT_BUG)
 
 
@@ -128,10 +131,10 @@ def _leaves(error: BaseException) -> Iterable[BaseException]:
     return walk(error)
 
 
-def _say(text: str, code: int) -> int:
-    # One line, and below it the end of a log where there is one.
-    lines = [" ".join(line.split()) for line in logs.redact(text).splitlines()]
-    click.echo("tether: " + "\n  ".join(line for line in lines if line), err=True)
+def _say(text: str, code: int, *notes: str) -> int:
+    say(" ".join(logs.redact(text).split()), err=True, lead="tether: ")
+    for note in notes:
+        say(*logs.redact(note).splitlines(), err=True, lead="  ")
     return code
 
 

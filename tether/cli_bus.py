@@ -9,6 +9,7 @@ import click
 
 from eventcore.keys import WORKERS
 from tether.cli_settings import IN_HELP, with_settings
+from tether.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -60,11 +61,11 @@ def _topology(settings: Settings, *, dry_run: bool) -> bool:
 
     differences = on_bus(settings, lambda bus: apply(bus, settings, dry_run=dry_run))
     for difference in differences:
-        click.echo(str(difference))
+        say(str(difference))
     if not differences:
-        click.echo("nothing differs")
+        say("nothing differs")
     elif not dry_run:
-        click.echo(f"applied: {len(differences)} differences are gone")
+        say(f"applied: {len(differences)} differences are gone")
     return bool(differences)
 
 
@@ -89,9 +90,9 @@ def audit_tail(*, settings: Settings, follow: bool, as_json: bool) -> None:
 
     async def tail(bus: Bus) -> None:
         if not as_json:
-            click.echo(audit_log.HEADER)
+            say(audit_log.HEADER)
         async for entry in audit_log.entries(bus, follow=follow):
-            click.echo(audit_log.as_json(entry) if as_json else audit_log.as_line(entry))
+            say(audit_log.as_json(entry) if as_json else audit_log.as_line(entry))
 
     on_bus(settings, tail)
 
@@ -113,4 +114,4 @@ def replay(*, settings: Settings, everything: bool, worker: WorkerName | None) -
     workers, name = (worker,) if worker else WORKERS, settings.capsule_configuration_name
     flux = settings.flux_service_account
     count = on_bus(settings, lambda bus: replay_keys(bus, workers=workers, configuration=name, flux_account=flux))
-    click.echo(f"replayed {count} keys")
+    say(f"replayed {count} keys")

@@ -10,6 +10,7 @@ import click
 from eventcore import logs
 from eventcore.settings_reading import duration
 from tether.cli_settings import load
+from tether.terminal import say
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -122,7 +123,7 @@ async def _run(options: Options, settings: Settings, *, dry_run: bool, as_json: 
             except TetherError as error:
                 if pause is None:
                     raise
-                click.echo(f"tether certs: {logs.redact(str(error))}; trying again", err=True)
+                say(f"tether certs: {logs.redact(str(error))}; trying again", err=True)
             if pause is None:
                 return
             await asyncio.sleep(wait)
@@ -142,14 +143,14 @@ def _show(report: Report, *, as_json: bool) -> None:
     if as_json:
         import msgspec  # noqa: PLC0415 - as in certs
 
-        click.echo(msgspec.json.encode(report).decode())
+        say(msgspec.json.encode(report).decode())
         return
     would = "would be " if report.dry_run else ""
     state = f"{would}written" if report.changed else "unchanged"
     for line in report.done:
-        click.echo(f"{line}{' (dry run)' if report.dry_run else ''}")
+        say(f"{line}{' (dry run)' if report.dry_run else ''}")
     expires = f", expires {_text(report.expires)}" if report.expires is not None else ""
-    click.echo(f"Secret {report.secret} {state}{expires}")
+    say(f"Secret {report.secret} {state}{expires}")
 
 
 def _text(moment: dt.datetime) -> str:

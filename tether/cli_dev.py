@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from tether.cli_settings import load
+from tether.terminal import say
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -31,14 +32,14 @@ def dev_up(*, folder: Path, kubeconfig: Path | None) -> None:
     from tether.dev import up  # noqa: PLC0415 - start-up time: the roles need none of it
 
     load()  # the roles get this environment: say now what is wrong in it
-    addresses = asyncio.run(up(folder, kubeconfig=kubeconfig, say=click.echo))
+    addresses = asyncio.run(up(folder, kubeconfig=kubeconfig, say=say))
     if not addresses.started:
-        click.echo("everything runs already")
-    click.echo(
-        f"ready: API {addresses.api_url}, proxy {addresses.proxy_url}, NATS {addresses.nats_url}\n"
-        f"  kubectl --kubeconfig {addresses.admin_kubeconfig} get namespaces\n"
-        f"  . {addresses.admin_kubeconfig.parent / 'env.sh'} && tether audit tail\n"
-        f"  tether dev down --dir {folder}"
+        say("everything runs already")
+    say(
+        f"ready: API {addresses.api_url}, proxy {addresses.proxy_url}, NATS {addresses.nats_url}",
+        f"  kubectl --kubeconfig {addresses.admin_kubeconfig} get namespaces",
+        f"  . {addresses.admin_kubeconfig.parent / 'env.sh'} && tether audit tail",
+        f"  tether dev down --dir {folder}",
     )
 
 
@@ -52,8 +53,8 @@ def dev_down(*, folder: Path) -> None:
     """
     from tether.dev import down  # noqa: PLC0415 - as in dev_up
 
-    asyncio.run(down(folder, say=click.echo))
-    click.echo("nothing runs any more")
+    asyncio.run(down(folder, say=say))
+    say("nothing runs any more")
 
 
 @click.command()
@@ -67,7 +68,7 @@ def devcluster(*, folder: Path | None, host: str, port: int) -> None:
     """
     from tether.devcluster_process import serve  # noqa: PLC0415 - as in dev_up
 
-    asyncio.run(serve(folder, host, port, say=click.echo))
+    asyncio.run(serve(folder, host, port, say=say))
 
 
 @click.command()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import textwrap
 from typing import TYPE_CHECKING
 
 import click
 
 from tether.cli_settings import IN_HELP, with_settings
+from tether.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,9 +49,11 @@ def doctor(*, settings: Settings, as_json: bool, only_problems: bool, namespace:
     found = doctor_findings.findings(asyncio.run(look()))
     severity = doctor_findings.worst(found)
     shown = [finding for finding in found if not only_problems or finding.severity != "ok"]
-    click.echo(json_text(shown, severity) if as_json else "\n".join(lines(shown)))
-    if not as_json:
-        click.echo(summary(found))
+    if as_json:
+        say(json_text(shown, severity))
+    else:
+        print_lines(shown)
+        say(summary(found))
     return doctor_findings.EXIT_CODES[severity]
 
 
@@ -62,13 +64,13 @@ def json_text(found: Iterable[Finding], severity: Severity) -> str:
     return msgspec.json.encode({"severity": severity, "findings": list(found)}).decode()
 
 
-def lines(found: Iterable[Finding]) -> Iterable[str]:
-    """Yield one line for each finding, and below it how to mend it; click takes the colours out of a pipe."""
+def print_lines(found: Iterable[Finding]) -> None:
+    """Print one line for each finding, and below it how to mend it."""
     for finding in found:
-        mark = click.style(f"{finding.severity:{len(_INDENT)}}", fg=_COLOURS[finding.severity])
-        yield f"{mark}{finding.object}: {finding.message}"
+        lead, colour = f"{finding.severity:{len(_INDENT)}}", _COLOURS[finding.severity]
+        say(f"{finding.object}: {finding.message}", lead=lead, colour=colour)
         if finding.remedy:
-            yield textwrap.indent(f"-> {finding.remedy}", _INDENT)
+            say(f"-> {finding.remedy}", lead=_INDENT)
 
 
 def summary(found: Iterable[Finding]) -> str:

@@ -11,6 +11,7 @@ import click
 from eventcore import logs
 from eventcore.settings_reading import duration
 from tether.cli_settings import load
+from tether.terminal import say, say_text
 
 if TYPE_CHECKING:
     from eventcore.settings import Settings
@@ -85,17 +86,17 @@ async def _run(options: Options, settings: Settings, *, output: bool, dry_run: b
     check(options)
     client = await KubeClient.connect(settings)
     # What is printed on request is the kubeconfig alone, so that it can be piped.
-    say = partial(click.echo, err=output)
+    tell = partial(say, err=output)
     try:
-        generator = Generator(client, options, audiences=settings.audiences(), dry_run=dry_run, say=say)
+        generator = Generator(client, options, audiences=settings.audiences(), dry_run=dry_run, say=tell)
         if not output:
             await generator.write()
             return
         text = await generator.print()
         if dry_run:
-            say(f"would print a kubeconfig for {options.account}")
+            tell(f"would print a kubeconfig for {options.account}")
         else:
-            click.echo(text, nl=False)
+            say_text(text)
     finally:
         await client.close()
 

@@ -10,6 +10,7 @@ import click
 
 from eventcore import logs
 from tether.cli_settings import load
+from tether.terminal import say_text
 
 if TYPE_CHECKING:
     from eventcore.settings import Settings
@@ -142,7 +143,7 @@ def render(
         # Before what Flux does: an account that is no Capsule user yet may make no namespace.
         at = next((at for at, part in enumerate(parts) if part.obj["kind"] == "GitRepository"), len(parts))
         parts.insert(at, asyncio.run(_configuration(settings, options)))
-    click.echo(as_yaml(parts), nl=False)
+    say_text(as_yaml(parts))
 
 
 def _account(owner: str) -> Account:

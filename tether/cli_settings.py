@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from eventcore import settings_reading
+from tether.terminal import say_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,16 +98,19 @@ def settings_command(*, as_json: bool) -> None:
     if as_json:
         import msgspec  # noqa: PLC0415 - only here; start-up time counts
 
-        click.echo(msgspec.json.format(msgspec.json.encode(docs)))
+        say_text(msgspec.json.format(msgspec.json.encode(docs)).decode())
         return
-    from rich.console import Console  # noqa: PLC0415 - as above
     from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    from tether.tables import Console  # noqa: PLC0415 - as above
 
     table = Table("setting", "default", "allowed", "what it is", box=None, pad_edge=False, header_style="bold")
     section = ""
     for doc in docs:
         if doc.section != section:
             section = doc.section
-            table.add_row(f"[bold]{section}[/bold]")
-        table.add_row(f"{doc.flag}\n[dim]{doc.variable}[/dim]", doc.default, doc.allowed, doc.description)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+            table.add_row(Text(section, style="bold"))
+        name = Text(f"{doc.flag}\n").append(doc.variable, style="dim")
+        table.add_row(name, doc.default, doc.allowed, doc.description)
+    Console().print(table)

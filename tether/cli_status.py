@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from tether.cli_settings import IN_HELP, with_settings
+from tether.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from eventcore.settings import Settings
     from tether.status_model import Status
-
-_WIDTH = 160
-"""Columns where the output is no terminal."""
 
 
 @click.command(epilog=IN_HELP)
@@ -38,7 +35,7 @@ def status(*, settings: Settings, tenant: str, as_json: bool, follow: bool) -> N
         try:
             if as_json:
                 async for picture in pictures:
-                    click.echo(json_line(picture))
+                    say(json_line(picture))
             else:
                 await _tables(pictures, live=follow)
         finally:
@@ -60,12 +57,12 @@ def json_line(picture: Status) -> str:
 
 
 async def _tables(pictures: AsyncGenerator[Status, None], *, live: bool) -> None:
-    from rich.console import Console  # noqa: PLC0415 - as in status
     from rich.live import Live  # noqa: PLC0415 - as in status
 
     from tether.status_view import render  # noqa: PLC0415 - as in status
+    from tether.tables import Console  # noqa: PLC0415 - as in status
 
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console = Console()
     if not (live and console.is_terminal):
         async for picture in pictures:
             console.print(render(picture))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from contextlib import AsyncExitStack, suppress
@@ -24,6 +23,7 @@ from tether.demo_sightings import Sightings
 from tether.demo_steps import Steps
 from tether.demo_view import StepResult
 from tether.dev_layout import Layout
+from tether.terminal import say, say_text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -76,13 +76,13 @@ def main(folder: Path | None, *, keep: bool, as_json: bool) -> int:
     finally:
         left = [name for name, ident in Layout(where).load().processes.items() if ident.alive]
         if left and not keep:  # interrupted twice
-            sys.stderr.write(f"tether: {', '.join(left)} still run; end them with: tether dev down --dir {where}\n")
+            say(f"tether: {', '.join(left)} still run; end them with: tether dev down --dir {where}", err=True)
         elif folder is None and not keep:
             shutil.rmtree(where, ignore_errors=True)
     if as_json:
-        sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+        say(msgspec.json.encode(result).decode())
     else:
-        sys.stdout.write(_farewell(result, where))
+        say_text(_farewell(result, where))
     return EXIT_OK if result.ok else EXIT_FAILED
 
 
@@ -170,7 +170,7 @@ class _Demo:
         except TimeoutError:
             result.detail = f"not within {STEP_SECONDS:g} s: {self._last_note or 'no answer'}"
         except TetherError as error:
-            result.detail = str(error)
+            result.detail = "\n".join((str(error), *getattr(error, "__notes__", ())))
         else:
             result.ok, result.detail = True, value if isinstance(value, str) else ""
         result.milliseconds = round((time.monotonic() - began) * 1000, 1)

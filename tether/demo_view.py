@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from tether.terminal import say
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -47,9 +49,9 @@ class PlainView:
 
     def end(self, step: StepResult) -> None:
         mark = "ok  " if step.ok else "FAIL"
-        sys.stdout.write(f"{mark} {step.name:<11} {step.milliseconds:7.0f} ms  {step.title}\n")
+        say(f"{mark} {step.name:<11} {step.milliseconds:7.0f} ms  {step.title}")
         if step.detail:
-            sys.stdout.write("\n".join(f"{'':29}{line}" for line in step.detail.splitlines()) + "\n")
+            say(*step.detail.split("\n"), lead=f"{'':29}")
         sys.stdout.flush()
 
     def close(self) -> None:
@@ -67,8 +69,9 @@ class LiveView:
     """A table that grows, with a spinner at the step under way."""
 
     def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - only in a terminal
-        from rich.live import Live  # noqa: PLC0415 - as above
+        from rich.live import Live  # noqa: PLC0415 - only in a terminal
+
+        from tether.tables import Console  # noqa: PLC0415 - as above
 
         self._steps: list[StepResult] = []
         self._under_way = False

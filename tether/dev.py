@@ -263,16 +263,18 @@ class _Up:
         try:
             while why := await check():
                 if end.done():
-                    raise StartError(f"{name} ended before it was ready{self._log_of(name)}")
+                    raise self._not_ready(name, f"{name} ended before it was ready")
                 if time.monotonic() > self._deadline:
-                    raise StartError(f"{name} is not ready in time ({why}){self._log_of(name)}")
+                    raise self._not_ready(name, f"{name} is not ready in time ({why})")
                 await asyncio.wait({end}, timeout=_LOOK_AGAIN_SECONDS)
         finally:
             end.cancel()
 
-    def _log_of(self, name: str) -> str:
+    def _not_ready(self, name: str, what: str) -> StartError:
         log = self._layout.log(name)
-        return f"; the end of {log}:\n{dev_processes.tail(log)}"
+        error = StartError(f"{what}; the end of {log}:")
+        error.add_note(dev_processes.tail(log))  # said below the line that says what is wrong
+        return error
 
     async def _nats_ready(self) -> str:
         # Every nats-server begins by saying INFO.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import click
 import msgspec
 import nats.errors
 
@@ -18,6 +17,7 @@ from eventcore.topology import OBJECTS, WORK
 from tether.migrate_look import survey
 from tether.migrate_plan import plan
 from tether.migrate_steps import Migration
+from tether.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,7 +53,7 @@ async def migrate(
                 "note", f"GlobalTenantResource/{name}", "belongs to no enabled owner, so it is left: it holds a token"
             )
         if not concerned and not found.addons:
-            click.echo("nothing of capsule-addon-fluxcd is left")
+            say("nothing of capsule-addon-fluxcd is left")
             return True
         if dry_run:
             _print_plan(found)
@@ -64,9 +64,9 @@ async def migrate(
             await migration.stop_addon(namespace, name)
         complete = True
         for one in concerned:
-            click.echo(f"{one.account}  (Tenant {', '.join(one.tenants)})")
+            say(f"{one.account}  (Tenant {', '.join(one.tenants)})")
             complete = await migration.account(one.account) and complete
-        click.echo("all is Tether's" if complete else "not all is done: mend what is said above, and run this again")
+        say("all is Tether's" if complete else "not all is done: mend what is said above, and run this again")
         return complete
     finally:
         await client.close()
@@ -87,14 +87,14 @@ def _print_plan(found: Survey) -> None:
     for one in found.found:
         steps = plan(one)
         if steps:
-            click.echo(f"{one.account}  (Tenant {', '.join(one.tenants)})")
+            say(f"{one.account}  (Tenant {', '.join(one.tenants)})")
         for step in steps:
             _line("blocked" if step.verb == "blocked" else "would", step.object, step.text)
-    click.echo("nothing was changed")
+    say("nothing was changed")
 
 
 def _line(how: str, what: str, text: str) -> None:
-    click.echo(f"  {how:{_WIDTH}}{what}: {text}")
+    say(f"  {how:{_WIDTH}}{what}: {text}")
 
 
 async def check_tether_runs(settings: Settings, accounts: Iterable[Account]) -> None:

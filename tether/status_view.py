@@ -10,6 +10,7 @@ from rich.text import Text
 
 from eventcore.settings_reading import format_duration
 from tether.status_model import STALE
+from tether.tables import cleaned
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,6 +26,7 @@ _SHOWN: Final = 3
 
 def render(status: Status) -> RenderableType:
     """Return the whole picture."""
+    status = cleaned(status)
     parts: list[RenderableType] = [_fresh(status), _workers(status), _tenants(status), _accounts(status)]
     if status.waiting:
         parts.append(_waiting(status))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from eventcore.objects import Meta
 from eventcore.settings import Settings
 from tether import manifests
-from tether.cli_doctor import json_text, lines, summary
+from tether.cli_doctor import json_text, print_lines, summary
 from tether.cluster_lists import LEGACY_TYPE, Secret, read_config
 from tether.devcluster.pki import ClusterPki
 from tether.doctor_look import account_state, authority, config_state, read_certificates
@@ -187,14 +188,15 @@ def test_each_account_that_ships_with_rights_is_asked_about() -> None:
     assert {need.account.name for need in needs(shipped, "capsule-system")} == bound
 
 
-def test_a_problem_shows_how_to_mend_it_below_it_and_the_end_counts() -> None:
+def test_a_problem_shows_how_to_mend_it_below_it_and_the_end_counts(capsys: pytest.CaptureFixture[str]) -> None:
     found = [
         Finding(severity="ok", check="c", object="A", message="is fine"),
         Finding(severity="error", check="c", object="B", message="is not", remedy="mend it"),
     ]
-    text = "\n".join(lines(found))
+    print_lines(found)
+    text = capsys.readouterr().out
     assert "A: is fine" in text
-    assert text.endswith("B: is not\n         -> mend it")
+    assert text.endswith("B: is not\n         -> mend it\n")
     assert summary(found) == "1 error, 0 warnings, 0 notes, 1 ok"
     decoded = msgspec.json.decode(json_text(found, "error"))
     assert decoded["severity"] == "error"

@@ -25,7 +25,7 @@ import nats.errors
 from structlog.typing import FilteringBoundLogger
 
 from eventcore.clock import now
-from eventcore.errors import BusError, EventError, KubeError, LeaseLostError
+from eventcore.errors import BusError, EventError, KubeError, LeaseLostError, RefusedError
 from eventcore.events import DeadLetter, WorkRequest, decode_body
 from eventcore.keys import LANES, Key, WorkerName, lane_consumer, parse_work_subject
 from eventcore.logs import get
@@ -260,7 +260,7 @@ class Worker:
         except TimeoutError:
             self.metrics.overruns.labels(self.name).inc()
             return Retry(f"took longer than {self.settings.reconcile_timeout:g} s")
-        except EventError as error:
+        except (EventError, RefusedError) as error:
             return Terminal(str(error))
         except (KubeError, BusError, nats.errors.Error, OSError) as error:
             return Retry(str(error) or type(error).__name__, after=getattr(error, "retry_after", None))

@@ -1,8 +1,13 @@
-"""Text that others wrote, made fit for a line that a person or a program reads: short, and printable."""
+"""Text that others wrote: whether it is a name that Kubernetes gives, and a form of it that is short and printable."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_LABEL_SIZE: Final = 63
+_NAME_SIZE: Final = 253
 
 SHOWN: Final = 120
 """Characters of a foreign name in a message: a name that Kubernetes bounds, or as much of one as tells it apart."""
@@ -22,3 +27,13 @@ def cut(text: str, size: int) -> str:
         return text
     data = text[:size].encode(errors="replace")
     return text if len(data) <= size and len(text) <= size else data[: size - 3].decode(errors="ignore") + "..."
+
+
+def is_namespace_name(text: str) -> bool:
+    """Tell whether a Namespace can have this name (RFC 1123 label)."""
+    return len(text) <= _LABEL_SIZE and _LABEL.fullmatch(text) is not None
+
+
+def is_object_name(text: str) -> bool:
+    """Tell whether a ServiceAccount, a Secret or a Tenant can have this name (RFC 1123 subdomain)."""
+    return len(text) <= _NAME_SIZE and all(_LABEL.fullmatch(part) is not None for part in text.split("."))

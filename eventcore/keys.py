@@ -40,6 +40,7 @@ _LONG = "=="
 _REMEMBERED = 128
 _SPECIAL = re.compile(rb"[^A-Za-z0-9_-]")
 _TOKEN = re.compile(r"=|(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
+_LANE = re.compile(r"[0-9]{1,3}")
 _ESCAPE = re.compile(rb"=([0-9A-F]{2})")
 
 
@@ -186,7 +187,7 @@ def kv_subject(bucket: str, target: Key) -> str:
 def parse_work_subject(subject: str) -> tuple[str, int, Key]:
     """Return (worker, lane, key) of a WORK subject; EventError otherwise."""
     match subject.split(".", 3):
-        case ["work", worker, lane, token] if lane.isdigit():
+        case ["work", worker, lane, token] if _LANE.fullmatch(lane):
             return worker, int(lane), Key.of_token(token)
         case _:
             raise EventError(f"{subject!r} is not a subject of WORK")

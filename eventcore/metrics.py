@@ -81,6 +81,12 @@ class Metrics:
         self.routed = Counter(  # controller
             "tether_router_requests", "Reconcile requests published by the router", ["controller"], registry=of
         )
+        self.set_aside = Counter(  # controller, why
+            "tether_router_set_aside",
+            "Requests that cannot be published, so that nothing is granted for what they are about",
+            ["controller", "why"],
+            registry=of,
+        )
 
         # What the accounts have, by what a worker sees of the whole cluster.
         self.accounts = Gauge("tether_accounts", "Accounts that are enabled and may have a token", registry=of)

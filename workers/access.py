@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from eventcore.clock import now
 from eventcore.consumer import Retry, Terminal
-from eventcore.errors import WrongSequenceError
+from eventcore.errors import RefusedError, WrongSequenceError
 from eventcore.grants import (
     AccountGrant,
     BoundSecret,
@@ -36,6 +36,7 @@ from workers.ownership import Account, Owner, findings, stale_until
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from eventcore.bus import KvEntry
     from eventcore.consumer import Reconcile, Result, Run
     from eventcore.objects import CapsuleConfiguration, CapsuleUser
     from workers.context import Context
@@ -89,6 +90,15 @@ async def _reconcile_grant(context: Context, run: Run) -> Result:
     if value == (entry.value if entry else b""):
         return until(ends)
     run.check()
+    if (failure := await _write(context, run, entry, value)) is not None:
+        return failure
+    before = decode_grant(run.key.token(), entry.value) if entry else None
+    await _record(context, run, before, grant, account, tenant)
+    return until(ends)
+
+
+async def _write(context: Context, run: Run, entry: KvEntry | None, value: bytes) -> Result | None:
+    """Put or delete the grant on the revision that was read; return what came in between."""
     try:
         if value:
             await context.bus.kv_put(run.key, value, revision=entry.revision if entry else 0)
@@ -96,9 +106,12 @@ async def _reconcile_grant(context: Context, run: Run) -> Result:
             await context.bus.kv_delete(run.key, revision=entry.revision)
     except WrongSequenceError:
         return Retry("the grant has just been written by another worker", after=SOON)
-    before = decode_grant(run.key.token(), entry.value) if entry else None
-    await _record(context, run, before, grant, account, tenant)
-    return until(ends)
+    except RefusedError as error:
+        # What cannot be said whole is not said at all: the grant of before may hold what was taken since.
+        if entry is not None and entry.value:
+            await context.bus.kv_delete(run.key, revision=entry.revision)
+        return Terminal(f"{error}; so {run.key} has no grant")
+    return None
 
 
 async def _record(

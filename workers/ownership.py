@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from eventcore.foreign import is_namespace_name, is_object_name, shown
 from eventcore.keys import Key, key
 from eventcore.objects import ANNOTATION_ENABLED, ANNOTATION_GLOBAL, ANNOTATION_NAMESPACES, CAPSULE_GROUP, LABEL_TENANT
 from eventcore.selectors import parse_selector
@@ -32,6 +33,7 @@ LABEL_PROMOTE: Final = "owner.projectcapsule.dev/promote"
 LABEL_OWNER_OF: Final = "projectcapsule.dev/tenant"
 GROUP_ALL_ACCOUNTS: Final = "system:serviceaccounts"
 GROUP_AUTHENTICATED: Final = "system:authenticated"
+OWNER_KINDS: Final = frozenset({"User", "Group", "ServiceAccount"})
 _USER_PARTS: Final = 4
 
 
@@ -61,17 +63,24 @@ class Account(msgspec.Struct, frozen=True, order=True):
 
     @classmethod
     def of_text(cls, text: str) -> Account | None:
-        """Return the account of ``<namespace>/<name>``, None for any other text."""
-        namespace, slash, name = text.partition("/")
-        return cls(namespace, name) if slash and namespace and name and "/" not in name else None
+        """Return the account of ``<namespace>/<name>``, None for any other text.
+
+        Annotations say so, whoever wrote them: what no account can be called never becomes a key.
+        """
+        namespace, _, name = text.partition("/")
+        return cls._of_names(namespace, name)
 
     @classmethod
     def of_username(cls, username: str) -> Account | None:
         """Return the account of ``system:serviceaccount:<namespace>:<name>``, None for any other text."""
-        parts = username.split(":")
-        if len(parts) != _USER_PARTS or parts[:2] != ["system", "serviceaccount"] or not all(parts):
+        parts = username.split(":", _USER_PARTS)
+        if len(parts) != _USER_PARTS or parts[:2] != ["system", "serviceaccount"]:
             return None
-        return cls(parts[2], parts[3])
+        return cls._of_names(parts[2], parts[3])
+
+    @classmethod
+    def _of_names(cls, namespace: str, name: str) -> Account | None:
+        return cls(namespace, name) if is_namespace_name(namespace) and is_object_name(name) else None
 
     @classmethod
     def of(cls, service_account: ServiceAccount) -> Account:
@@ -155,10 +164,13 @@ def owner_set(owners: Iterable[TenantSpecOwner]) -> frozenset[Owner]:
 
 
 def well_formed(kind: str, name: str) -> bool:
-    """Tell whether this names somebody: a kind that is known, and of a ServiceAccount its whole user name."""
+    """Tell whether this names somebody for whom there can be a grant.
+
+    A kind that is known, of a ServiceAccount its whole user name, of anybody else a name that the bus can hold.
+    """
     if kind == "ServiceAccount":
         return Account.of_username(name) is not None
-    return kind in {"User", "Group"} and bool(name)
+    return kind in OWNER_KINDS and bool(name) and key("subject", kind, name).fits
 
 
 def matched_owners(tenant: Tenant, tenant_owners: Iterable[TenantOwner]) -> frozenset[Owner]:
@@ -209,8 +221,8 @@ def stale_until(state: OwnerState, now: datetime, grace: float) -> datetime | No
 def namespace_claims(namespace: Namespace) -> frozenset[str]:
     """Return the names of all tenants that a namespace mentions, by label or owner reference, proven or not."""
     claims = {r.name for r in namespace.metadata.owner_references if _of_capsule(r.api_version) and r.kind == "Tenant"}
-    label = namespace.metadata.labels.get(LABEL_TENANT)
-    return frozenset(claims | ({label} if label else set()))
+    claims.add(namespace.metadata.labels.get(LABEL_TENANT, ""))
+    return frozenset(name for name in claims if is_object_name(name))
 
 
 def namespace_tenant(namespace: Namespace, tenants: Mapping[str, Tenant]) -> Tenant | None:
@@ -236,10 +248,12 @@ def _of_capsule(api_version: str) -> bool:
 def findings(tenant: Tenant, effective: frozenset[Owner]) -> tuple[str, ...]:
     """Return what is wrong with the owners of a Tenant, one line each, for the person who wrote it."""
     found = [
-        f"owner {owner.name!r} of kind ServiceAccount is not system:serviceaccount:<namespace>:<name>, "
+        f"owner '{shown(owner.name)}' of kind ServiceAccount is not system:serviceaccount:<namespace>:<name>, "
         "so it owns nothing: correct spec.owners"
+        if owner.kind == "ServiceAccount"
+        else f"owner '{shown(owner.name)}' has a name that is too long, so the proxy knows nothing of it: shorten it"
         for owner in tenant.spec.owners
-        if owner.kind == "ServiceAccount" and Account.of_username(owner.name) is None
+        if owner.kind in OWNER_KINDS and owner.name and not well_formed(owner.kind, owner.name)
     ]
     if not effective and not tenant.spec.owners and is_live(tenant):
         found.append(

@@ -84,7 +84,8 @@ def named(binding: RoleBinding | None) -> frozenset[Owner]:
 def _owner(subject: Subject) -> Owner | None:
     match subject.kind:
         case "ServiceAccount" if subject.namespace and subject.name:
-            return Owner("ServiceAccount", Account(subject.namespace, subject.name).username)
+            username = Account(subject.namespace, subject.name).username
+            return Owner("ServiceAccount", username) if Account.of_username(username) else None
         case "User" if subject.name:
             # RBAC compares user names, so a User may be a ServiceAccount.
             return Owner("ServiceAccount" if Account.of_username(subject.name) else "User", subject.name)

@@ -2,20 +2,25 @@
 
 It keeps no place of its own in the stream: at start, everything that is found is asked for once, and from then on each
 change as it comes. Replicas run side by side and publish under the same Msg-Ids. A slow sweep asks for every key again.
+
+What NATS will never take, a key that is too long or a message that it refuses, is set aside and said once: nothing is
+granted for it, and nothing waits for it. Only what an outage stopped goes back to the head of the queue.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from eventcore.errors import BusError
-from eventcore.events import WorkRequest
-from eventcore.keys import Key, WorkerName
+from eventcore.clock import now
+from eventcore.errors import BusError, KeyTooLongError, RefusedError
+from eventcore.events import AuditRecord, WorkRequest
+from eventcore.foreign import shown
+from eventcore.keys import Key, WorkerName, work_subject
 from eventcore.logs import get
 from eventcore.waiting import pause
 from workers.relations import Relations
@@ -36,6 +41,8 @@ log = get("workers.router")
 BATCH: Final = 64
 """Requests in flight at once."""
 RETRY_PAUSE: Final = 0.5
+REMEMBERED: Final = 1024
+"""Keys that were set aside and are not named again, until so many others were."""
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -71,6 +78,9 @@ class Router:
         self._metrics = metrics
         self._queue: deque[Outgoing] = deque()
         self._filled = asyncio.Event()
+        self._set_aside: OrderedDict[tuple[WorkerName, str], None] = OrderedDict()
+        self._records: deque[AuditRecord] = deque(maxlen=REMEMBERED)
+        self._told = asyncio.Event()
         objects.listen(self._on_change)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -78,6 +88,7 @@ class Router:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._publish(stopping))
             group.create_task(self._begin_and_sweep(stopping))
+            group.create_task(self._tell(stopping))
 
     @property
     def waiting(self) -> int:
@@ -104,8 +115,40 @@ class Router:
         )
 
     def _put(self, requests: Iterable[Outgoing]) -> None:
-        self._queue.extend(requests)
+        for one in requests:
+            if one.key.fits:
+                self._queue.append(one)
+                continue
+            try:
+                work_subject(one.worker, one.key)
+            except KeyTooLongError as error:
+                self._put_aside(one, "key", str(error))
         self._filled.set()
+
+    def _put_aside(self, one: Outgoing, why: str, message: str) -> None:
+        """Count what cannot be published, and name it in the log and the audit, once."""
+        self._metrics.set_aside.labels(one.worker, why).inc()
+        mark = one.worker, one.key.token()
+        if mark in self._set_aside:
+            self._set_aside.move_to_end(mark)
+            return
+        self._set_aside[mark] = None
+        if len(self._set_aside) > REMEMBERED:
+            self._set_aside.popitem(last=False)
+        name = shown(str(one.key))
+        log.error("request set aside, nothing is granted for it", worker=one.worker, key=name, why=why, error=message)
+        self._records.append(
+            AuditRecord(
+                time=now(),
+                component="router",
+                action="refused",
+                outcome="failed",
+                object=f"{one.worker}/{name}",
+                cause=one.request.cause_id or one.request.reason,
+                message=f"{why}: {message}",
+            )
+        )
+        self._told.set()
 
     async def _begin_and_sweep(self, stopping: asyncio.Event) -> None:
         while not (self._objects.ready and self._access.ready):
@@ -129,17 +172,35 @@ class Router:
                 continue
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             results = await asyncio.gather(*(self._send(one) for one in batch), return_exceptions=True)
-            failed = [one for one, result in zip(batch, results, strict=True) if isinstance(result, BusError)]
-            for result in results:
-                if isinstance(result, BaseException) and not isinstance(result, BusError):
+            failed: list[Outgoing] = []
+            error = ""
+            for one, result in zip(batch, results, strict=True):
+                if isinstance(result, RefusedError):
+                    self._put_aside(one, "refused", str(result))
+                elif isinstance(result, BusError):
+                    failed.append(one)
+                    error = str(result)
+                elif isinstance(result, BaseException):
                     raise result
             if failed:
                 self._queue.extendleft(reversed(failed))
-                error = next(str(result) for result in results if isinstance(result, BusError))
                 log.warning("requests wait for the bus", waiting=self.waiting, error=error)
                 if stopping.is_set():
                     return  # the next start asks for everything
                 await pause(stopping, RETRY_PAUSE)
+
+    async def _tell(self, stopping: asyncio.Event) -> None:
+        """Record what was set aside. Beside the requests, which wait for no record; in an outage the log has to do."""
+        while not stopping.is_set():
+            if not self._records:
+                self._told.clear()
+                await _either(self._told, stopping)
+                continue
+            record = self._records.popleft()
+            try:
+                await self._bus.audit(record)
+            except BusError as error:
+                log.warning("record of what was set aside is lost", object=record.object, error=str(error))
 
     async def _send(self, one: Outgoing) -> None:
         await self._bus.work(one.worker, one.key, one.request, msg_id=one.msg_id)

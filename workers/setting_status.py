@@ -12,6 +12,7 @@ import msgspec
 from eventcore.clock import now
 from eventcore.consumer import Done, Retry, Terminal
 from eventcore.errors import ConflictError, NotFoundError
+from eventcore.foreign import shown
 from eventcore.keys import ObjectKey, key
 from eventcore.kube import api_path
 from eventcore.objects import ANNOTATION_CLUSTER_RESOURCES, CAPSULE_GROUP, Condition, ProxySetting, ProxyStatus
@@ -99,7 +100,8 @@ def status_of(setting: Setting, relations: Relations, config: ConfigGrant | None
 def _ignored(setting: Setting, relations: Relations, users: set[tuple[str, str]], *, gate: bool) -> Iterator[Ignored]:
     for kind, name in named(setting):
         if not well_formed(kind, name):
-            yield Ignored("SubjectInvalid", f"{kind} {name!r} names nobody: a ServiceAccount goes by its user name")
+            hint = "a ServiceAccount goes by its user name" if kind == "ServiceAccount" else "or by too long a name"
+            yield Ignored("SubjectInvalid", f"{shown(kind)} '{shown(name)}' names nobody: {hint}")
     tenant = relations.tenant_of(setting.metadata.namespace)
     if isinstance(setting, ProxySetting) and not tenant:
         yield Ignored("NotInTenant", f"namespace {setting.metadata.namespace} is no tenant's, so nothing counts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -99,7 +100,7 @@ long_names = st.builds(
 def test_any_name_fits_in_every_subject_or_is_refused_before_anything_is_sent(name: str) -> None:
     target, fitting = keys.ObjectKey("AnyRoleBinding", "n" * 63, name), keys.key("subject", "ServiceAccount", name)
     assert target.fits == fitting.fits
-    ways = [
+    ways: list[Callable[[], str]] = [
         target.subject,
         lambda: keys.work_subject("kubeconfig", fitting),
         lambda: keys.timer_subject("kubeconfig", fitting),

@@ -47,8 +47,8 @@ LABELS = {"capsule.clastix.io/tenant": "oil"}
 
 
 @given(
-    st.text(st.characters(exclude_characters=":"), min_size=1),
-    st.text(st.characters(exclude_characters=":"), min_size=1),
+    st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True),
+    st.from_regex(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]+){0,3}", fullmatch=True).filter(lambda n: len(n) <= 253),
 )
 def test_a_username_names_its_account(home: str, name: str) -> None:
     account = Account(home, name)
@@ -67,6 +67,12 @@ def test_a_username_names_its_account(home: str, name: str) -> None:
         "system:serviceaccount:oil-system:gitops:reconciler",
         "system:serviceaccounts:oil-system:gitops-reconciler",
         "System:serviceaccount:oil-system:gitops-reconciler",
+        f"system:serviceaccount:oil-system:{'a' * 254}",
+        f"system:serviceaccount:{'a' * 64}:gitops-reconciler",
+        "system:serviceaccount:oil.system:gitops-reconciler",
+        "system:serviceaccount:oil-system:Gitops",
+        "system:serviceaccount:oil-system:a..b",
+        "system:serviceaccount:oil-system:a\n",
     ],
 )
 def test_any_other_username_names_no_account(username: str) -> None:

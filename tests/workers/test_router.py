@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 
 from eventcore import topology
 from eventcore.clock import now
-from eventcore.events import Mark, WorkRequest, decode_body, encode_body, object_event
+from eventcore.events import AuditRecord, Mark, WorkRequest, decode_body, encode_body, object_event
 from eventcore.grants import TenantGrant, encode_grant
 from eventcore.keys import ObjectKey, key, mark_subject, parse_work_subject, work_subject
+from eventcore.objects import ANNOTATION_ACCOUNT, LABEL_COMPONENT
 from eventcore.publishable import tombstone
 from eventcore.reading import Reader
 from workers.replaying import PENDING, replay
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from tests.conftest import MakeBus, MakeSettings
     from tether.devcluster.nats import NatsServer
 
+SET_ASIDE = "tether_router_set_aside_total"
 USER = "system:serviceaccount:oil-system:gitops-reconciler"
 ACCOUNT = key("oil-system", "gitops-reconciler")
 
@@ -173,6 +176,89 @@ async def test_what_changes_while_nats_is_away_for_publishing_is_asked_for_in_th
 
         # then every key that it concerns is asked for
         await until(bus, lambda found: caused(found) == ALL_KEYS - {("access", "config")})
+
+
+TOO_LONG = "a" * 6000
+
+
+@pytest.mark.parametrize(
+    "account", [f"x/{TOO_LONG}", f"{TOO_LONG}/x", "x/" + "a." * 5000, "X/y", "x/y z", "x/\n", "x/y/z", "../x", "x/-"]
+)
+async def test_a_secret_that_names_no_account_asks_for_nothing_and_holds_up_nobody(
+    bus: Bus, settings: Settings, metrics: Metrics, account: str
+) -> None:
+    # given a developer's Secret that says to be ours, before a router starts
+    await put_example(bus)
+    hostile = {"labels": {LABEL_COMPONENT: "token"}, "annotations": {ANNOTATION_ACCOUNT: account}}
+    await put(bus, ObjectKey("Secret", "dev", "hostile"), 3, metadata=dict(hostile))
+
+    # when it starts, the Secret changes, and a Tenant goes
+    async with routing(bus, settings, metrics):
+        await put(bus, ObjectKey("Secret", "dev", "hostile"), 4, metadata=dict(hostile))
+        sequence = await bury(bus, ObjectKey("Tenant", "", "oil"), 5)
+
+    # then all that the others need is asked for, nothing for the Secret, and the connection was never lost
+    found = await requests(bus)
+    assert {(worker, target) for worker, target, _ in found} == ALL_KEYS
+    assert {(w, t) for w, t, r in found if r.cause == sequence} == ALL_KEYS - {("access", "config")}
+    assert bus.connected
+
+
+async def test_whom_no_key_can_name_is_set_aside_told_once_and_holds_up_nobody(
+    bus: Bus, settings: Settings, metrics: Metrics
+) -> None:
+    # given a RoleBinding in a tenant's namespace that names somebody with too long a name, and a TenantOwner that does
+    await put_example(bus)
+    binding = ObjectKey("AnyRoleBinding", "oil-production", "hostile")
+    subjects = [{"kind": "User", "name": "\x1b[2J" + TOO_LONG}, {"kind": "User", "name": "dana"}]
+    await put(bus, binding, 3, subjects=subjects)
+    await put(bus, ObjectKey("TenantOwner", "", "hostile"), 4, spec={"kind": "Group", "name": TOO_LONG})
+
+    # when a router starts, the objects change, and a Tenant goes
+    async with routing(bus, settings, metrics) as router:
+        await put(bus, binding, 5, subjects=[*subjects, {"kind": "User", "name": "erin"}])
+        await put(bus, ObjectKey("TenantOwner", "", "hostile"), 6, spec={"kind": "Group", "name": TOO_LONG})
+        sequence = await bury(bus, ObjectKey("Tenant", "", "oil"), 7)
+        async with asyncio.timeout(10):
+            while (await bus.stream_state(topology.AUDIT)).messages < 2:
+                await asyncio.sleep(0.02)
+        assert router.waiting == 0
+
+    # then everybody else is asked for, and each of the two is counted each time, and named once
+    found = await requests(bus)
+    named = {("access", "subject/User/dana"), ("access", "subject/User/erin")}
+    assert {(worker, target) for worker, target, _ in found} == ALL_KEYS | named
+    assert {(w, t) for w, t, r in found if r.cause == sequence} == ALL_KEYS - {("access", "config")}
+    assert metrics.registry.get_sample_value(SET_ASIDE, {"controller": "access", "why": "key"}) == 3
+    records = [await bus.js.get_msg(topology.AUDIT, seq=number) for number in (1, 2)]
+    bodies = [decode_body(AuditRecord, record.data or b"") for record in records]
+    assert {(one.component, one.action, one.outcome) for one in bodies} == {("router", "refused", "failed")}
+    assert all(one.object.isprintable() and one.message.isprintable() for one in bodies)
+    assert {one.object.partition("aaa")[0] for one in bodies} == {
+        "access/subject/Group/",
+        "access/subject/User/\\x1b[2J",
+    }
+    assert (await bus.stream_state(topology.AUDIT)).messages == 2
+
+
+async def test_what_nats_refuses_for_ever_is_not_tried_again(bus: Bus, settings: Settings, metrics: Metrics) -> None:
+    # given a WORK that takes no long messages, and one object whose request is one
+    work = next(one for one in topology.streams(settings) if one.name == topology.WORK)
+    await bus.js.update_stream(work.evolve(max_msg_size=1500))
+    await put_example(bus)
+    subjects = [{"kind": "User", "name": "n" * 2000}]
+
+    # when it comes while a router runs, and another object after it
+    async with routing(bus, settings, metrics) as router:
+        await put(bus, ObjectKey("AnyRoleBinding", "oil-production", "long"), 3, subjects=subjects)
+        await bury(bus, ObjectKey("Tenant", "", "oil"), 4)
+        async with asyncio.timeout(10):
+            while not metrics.registry.get_sample_value(SET_ASIDE, {"controller": "access", "why": "refused"}):
+                await asyncio.sleep(0.02)
+        assert router.waiting == 0
+
+    # then that one is set aside, and the rest is asked for
+    assert {(worker, target) for worker, target, _ in await requests(bus)} == ALL_KEYS
 
 
 async def test_the_sweep_asks_for_every_key_in_each_interval(

@@ -16,11 +16,12 @@ from eventcore.errors import KubeError
 from eventcore.kube import api_path
 from eventcore.logs import get
 from eventcore.numbers import INT64, whole
+from proxycore.access_reviews import digest
 from proxycore.identities import crossed_namespaces, is_capsule_user, owns_any
 from proxycore.kinds import kind_of
 from proxycore.listquery import ListQuery, encoded, parse_query
 from proxycore.policy import stale
-from proxycore.rights import Question, Rights, digest
+from proxycore.rights import Question, Rights
 from proxycore.selectors import render
 from proxycore.statuses import RefusedError, bad_request
 
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
 
     from eventcore.reading import Reader
     from eventcore.views import AccessView, GrantRecord
+    from proxycore.access_reviews import Attributes
     from proxycore.discovery import Discovery
     from proxycore.identities import Identity
     from proxycore.plane.answers import Answered
     from proxycore.policy import Freshness
     from proxycore.requestinfo import RequestInfo
-    from proxycore.reviews import Attributes
 
     Send = Callable[[str, str], Awaitable[Answered]]
     """Sends a GET as the caller: target, Accept."""

@@ -19,6 +19,7 @@ from eventcore.kube_auth import KubeAuth
 from eventcore.reading import Reader
 from eventcore.waiting import end, pause
 from proxycore.access_log import AccessLog
+from proxycore.access_reviews import AccessReviews
 from proxycore.across import Crossing
 from proxycore.auditing import Auditor
 from proxycore.authentication import Authenticator
@@ -35,10 +36,10 @@ from proxycore.group_filter import GroupFilter
 from proxycore.impersonating import Impersonator
 from proxycore.local_tokens import ClusterKeys, LocalTokens
 from proxycore.measures import Measures
-from proxycore.pacing import Paced
 from proxycore.plane.listener import Listener
 from proxycore.rights import Rights
 from proxycore.server import Proxy
+from proxycore.turns import Paced
 from proxycore.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -151,15 +152,16 @@ class Service:
         self.access.listen(self._authenticator.grants_changed)
         self._auditor = Auditor(bus, self.measures, everything=settings.audit_all)
         self._access_log = AccessLog(self.measures) if settings.access_log else None
+        self._access_reviews = AccessReviews(reviews)
         self._impersonator = Impersonator(
-            reviews,
+            self._access_reviews,
             ttl=settings.identity_cache_ttl,
             groups=groups,
             skip_review=settings.skip_impersonation_review,
         )
         discovery = Discovery(self._kube)
         self.kinds = FilteredKinds(self._kinds, self._upstream, discovery)
-        self.crossing = self._make_crossing(reviews, discovery) if settings.proxy_all_namespaced else None
+        self.crossing = self._make_crossing(discovery) if settings.proxy_all_namespaced else None
         self._show_sizes()
         self._proxy = Proxy(
             callers=Callers(rules, self._authenticator, certificates, self.measures.tally),
@@ -183,7 +185,7 @@ class Service:
         show("objects", lambda: len(self.objects.view.records()))
         show("access", lambda: len(self.access.view.records()))
         show("identities", lambda: self._authenticator.size)
-        show("impersonations", lambda: self._impersonator.size)
+        show("impersonations", lambda: self._access_reviews.size)
         self.measures.cache_age.set_function(lambda: self._freshener.now().age)
         self.measures.stale.set_function(lambda: float(not self._freshener.now().fresh))
 
@@ -252,8 +254,8 @@ class Service:
             async with asyncio.timeout(AUTHORITIES_SECONDS):
                 await self._authorities.looked.wait()
 
-    def _make_crossing(self, reviews: Poster, discovery: Discovery) -> Crossing:
-        rights = Rights(reviews, self.objects, limit=self._role.settings.max_view_age)
+    def _make_crossing(self, discovery: Discovery) -> Crossing:
+        rights = Rights(self._access_reviews, self.objects, limit=self._role.settings.max_view_age)
         return Crossing(self.access, discovery, rights)
 
     def _local_tokens(self) -> LocalTokens:

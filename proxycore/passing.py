@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from eventcore.reading import Reader
     from eventcore.views import AccessView, GrantRecord
+    from proxycore.access_reviews import Attributes
     from proxycore.accounting import Asked, Run
     from proxycore.across import Crossing, Send
     from proxycore.auditing import Auditor
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from proxycore.plane.exchange import Request
     from proxycore.plane.upstream_connection import UpstreamConnection
     from proxycore.requestinfo import RequestInfo
-    from proxycore.reviews import Attributes
     from proxycore.upstream import Upstream
 
 NAMESPACES: Final = "/api/v1/namespaces"

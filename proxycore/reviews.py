@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
+from proxycore.access_reviews import Attributes
 from proxycore.identities import namespaces_of
 from proxycore.kinds import KINDS, NAMESPACE_KIND, ProxiedKind, kind_named
 from proxycore.policy import Filtered
@@ -37,18 +38,6 @@ class Cluster(Protocol):
 
     async def may_read(self, kind: ProxiedKind, /) -> bool:
         """Tell whether the proxy's account may read a kind."""
-
-
-class Attributes(msgspec.Struct, frozen=True):
-    """spec.resourceAttributes of a SelfSubjectAccessReview."""
-
-    verb: str = ""
-    group: str = ""
-    version: str = ""
-    resource: str = ""
-    subresource: str = ""
-    name: str = ""
-    namespace: str = ""
 
 
 class _AccessSpec(msgspec.Struct, frozen=True, rename="camel"):

@@ -1,4 +1,4 @@
-"""What RBAC lets somebody do in a namespace: asked of the API server, remembered until a right changes.
+"""What RBAC lets somebody do in a namespace: asked of the API server, and believed until a right changes.
 
 Watchers publish that a RoleBinding, Role, ClusterRole or ClusterRoleBinding changed; the first two make what is
 remembered of their namespace void, the others all of it. Nothing is believed longer than ten seconds, and nothing at
@@ -8,36 +8,27 @@ all while nobody vouches for those kinds.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from eventcore.errors import KubeError
-from eventcore.logs import get
 from eventcore.objects import RBAC_KINDS
-from proxycore.statuses import RefusedError, unavailable
+from proxycore.access_reviews import Asker, Attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from eventcore.reading import Reader
     from eventcore.views import Change, ObjectRecord, ObjectsView
-    from proxycore.authentication import Poster
+    from proxycore.access_reviews import AccessReviews
     from proxycore.identities import Identity
 
-log = get("proxy.rights")
-
-PATH: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 BELIEVED_SECONDS: Final = 10.0
 REFUSED_SECONDS: Final = 2.0
 """Seconds that a refusal is believed: the API server hears of a right a moment after it was written, as we do."""
-MOST_REMEMBERED: Final = 100_000
-AT_ONCE: Final = 16
-"""Reviews in flight at once, of all requests."""
+TOGETHER: Final = 32
+"""Questions of one request that wait for their turns at a time."""
 _NAMESPACED: Final = frozenset({"AnyRoleBinding", "AnyRole"})
 
 
@@ -66,63 +57,45 @@ class Changes:
         return found
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    """``epochs``: how often rights had changed, in the namespace and everywhere, before it was asked."""
-
-    allowed: bool
-    until: float
-    epochs: tuple[int, int]
-
-
-class _ReviewStatus(msgspec.Struct, frozen=True):
-    allowed: bool = False
-
-
-class _Review(msgspec.Struct, frozen=True):
-    status: _ReviewStatus = _ReviewStatus()
-
-
-_Key = tuple[bytes, Question, str]
-
-
 class Rights:
     """Asks, with the proxy's right to create SubjectAccessReviews. ``limit``: the age of a view that is believed."""
 
     def __init__(
         self,
-        reviews: Poster,
+        reviews: AccessReviews,
         objects: Reader[ObjectsView, ObjectRecord],
         *,
         limit: float,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reviews = reviews
         self._objects = objects
         self.limit = limit
-        self._clock = clock
-        self._answers: OrderedDict[_Key, _Answer] = OrderedDict()
-        self._asking: dict[tuple[_Key, tuple[int, int]], asyncio.Task[bool]] = {}
-        self._room = asyncio.Semaphore(AT_ONCE)
         self._epochs: dict[str, int] = {}  # "" for what counts everywhere
         self._changed: dict[str, int] = {}
         self._followers: set[Changes] = set()
         objects.listen(self._object_changed)
 
     async def allowed(self, identity: Identity, question: Question, namespace: str = "") -> bool:
-        """Tell whether RBAC allows it in a namespace, "" for all of them at once; RefusedError 503."""
-        return await self._allowed(digest(identity), identity, question, namespace, followed=self.is_followed)
+        """Tell whether RBAC allows it in a namespace, "" for all of them at once; RefusedError 429, 503."""
+        return await self._allowed(Asker.of(identity), question, namespace, followed=self.is_followed)
 
     async def among(self, identity: Identity, question: Question, namespaces: Iterable[str]) -> frozenset[str]:
-        """Return those of the namespaces where RBAC allows it; RefusedError 503."""
-        wanted, who, followed = list(namespaces), digest(identity), self.is_followed
-        found = await asyncio.gather(
-            *(self._allowed(who, identity, question, one, followed=followed) for one in wanted)
-        )
-        return frozenset(name for name, allowed in zip(wanted, found, strict=True) if allowed)
+        """Return those of the namespaces where RBAC allows it; RefusedError 429, 503."""
+        asker, followed = Asker.of(identity), self.is_followed
+        answers = {
+            one: self._reviews.known(asker, _attributes(question, one), self._epochs_of(one)) if followed else None
+            for one in namespaces
+        }
+        unknown = [one for one, answer in answers.items() if answer is None]
+        for at in range(0, len(unknown), TOGETHER):
+            some = unknown[at : at + TOGETHER]
+            found = await asyncio.gather(*(self._allowed(asker, question, one, followed=followed) for one in some))
+            answers.update(zip(some, found, strict=True))
+        return frozenset(one for one, answer in answers.items() if answer)
 
     def forget(self, identity: Identity, question: Question, namespace: str) -> None:
         """Believe an answer no more: the API server has just decided otherwise."""
-        self._answers.pop((digest(identity), question, namespace), None)
+        self._reviews.forget(Asker.of(identity), _attributes(question, namespace))
 
     @property
     def is_followed(self) -> bool:
@@ -142,41 +115,14 @@ class Rights:
     def unsubscribe(self, changes: Changes) -> None:
         self._followers.discard(changes)
 
-    async def _allowed(
-        self, who: bytes, identity: Identity, question: Question, namespace: str, *, followed: bool
-    ) -> bool:
-        key, epochs = (who, question, namespace), self._epochs_of(namespace)
-        found = self._answers.get(key)
-        if found is not None and found.epochs == epochs and found.until > self._clock() and followed:
-            return found.allowed
-        if (asking := self._asking.get((key, epochs))) is None:
-            asking = asyncio.ensure_future(self._ask(key, epochs, identity))
-            self._asking[key, epochs] = asking
-            asking.add_done_callback(lambda task: self._asked((key, epochs), task))
-        return await asyncio.shield(asking)
-
-    def _asked(self, flight: tuple[_Key, tuple[int, int]], task: asyncio.Task[bool]) -> None:
-        del self._asking[flight]
-        if not task.cancelled():
-            task.exception()  # everybody who waited may have gone
-
-    async def _ask(self, key: _Key, epochs: tuple[int, int], identity: Identity) -> bool:
-        _, question, namespace = key
-        try:
-            async with self._room:
-                answer = await self._reviews.create(PATH, _review(identity, question, namespace))
-            allowed = msgspec.json.decode(answer, type=_Review).status.allowed
-        except (KubeError, msgspec.DecodeError) as error:
-            log.warning("access review failed", error=error)
-            raise RefusedError(
-                unavailable("the proxy cannot ask the API server what you may list; try again")
-            ) from None
-        until = self._clock() + (BELIEVED_SECONDS if allowed else REFUSED_SECONDS)
-        self._answers[key] = _Answer(allowed, until, epochs)
-        self._answers.move_to_end(key)
-        while len(self._answers) > MOST_REMEMBERED:
-            self._answers.popitem(last=False)
-        return allowed
+    async def _allowed(self, asker: Asker, question: Question, namespace: str, *, followed: bool) -> bool:
+        return await self._reviews.allowed(
+            asker,
+            _attributes(question, namespace),
+            believed=(BELIEVED_SECONDS, REFUSED_SECONDS),
+            epochs=self._epochs_of(namespace),
+            recall=followed,
+        )
 
     def _epochs_of(self, namespace: str) -> tuple[int, int]:
         return self._epochs.get(namespace, 0) if namespace else 0, self._epochs.get("", 0)
@@ -208,21 +154,5 @@ def _number(record: ObjectRecord | None) -> int:
     return int(record.resource_version) if record is not None and record.resource_version.isdecimal() else 0
 
 
-def digest(identity: Identity) -> bytes:
-    """Return what stands for an identity as a key; with hundreds of groups the whole would be long."""
-    return hashlib.blake2b(msgspec.msgpack.encode(identity), digest_size=16).digest()
-
-
-def _review(identity: Identity, question: Question, namespace: str) -> dict[str, object]:
-    attributes = {**msgspec.structs.asdict(question), "namespace": namespace}
-    return {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {
-            "user": identity.user,
-            "groups": list(identity.groups),
-            "uid": identity.uid,
-            "extra": {key: list(values) for key, values in identity.extra.items()},
-            "resourceAttributes": {name: value for name, value in attributes.items() if value},
-        },
-    }
+def _attributes(question: Question, namespace: str) -> Attributes:
+    return Attributes(**msgspec.structs.asdict(question), namespace=namespace)

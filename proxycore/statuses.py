@@ -102,6 +102,11 @@ def expired(asked: str, oldest: int) -> Status:
     return Status(code=410, reason="Expired", message=f"too old resource version: {asked} ({oldest})")
 
 
+def too_many_requests(message: str, *, retry_after: int = 1) -> Status:
+    """429: not so much at a time."""
+    return Status(code=429, reason="TooManyRequests", message=message, retry_after=retry_after)
+
+
 def unavailable(message: str, *, retry_after: int = 1) -> Status:
     """503: not now."""
     return Status(code=503, reason="ServiceUnavailable", message=message, retry_after=retry_after)

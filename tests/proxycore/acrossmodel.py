@@ -13,6 +13,7 @@ import msgspec
 from eventcore.clock import now
 from eventcore.events import Mark
 from eventcore.objects import RBAC_KINDS
+from proxycore.access_reviews import AccessReviews
 from proxycore.across import Crossing, read
 from proxycore.across_list import AcrossList, Room
 from proxycore.discovery import Discovery
@@ -162,7 +163,7 @@ def crossing(grants: Grants, reviews: Reviews) -> Crossing:
     """Return what decides, on these."""
     objects: Any = Objects()
     reader: Any = grants
-    return Crossing(reader, Discovery(Documents()), Rights(reviews, objects, limit=30))
+    return Crossing(reader, Discovery(Documents()), Rights(AccessReviews(reviews), objects, limit=30))
 
 
 async def listed(found: Crossing, api: Api, who: Identity, query: str = "", room: Room | None = None) -> dict[str, Any]:

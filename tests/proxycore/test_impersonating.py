@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from eventcore.errors import KubeUnreachableError, SettingsError
 from eventcore.settings import Settings
+from proxycore.access_reviews import PATH, AccessReviews
 from proxycore.acting import Acting
 from proxycore.group_filter import GroupFilter
 from proxycore.identities import Identity
-from proxycore.impersonating import AT_ONCE, PATH, Impersonator
-from proxycore.pacing import Paced
+from proxycore.impersonating import MOST_NAMES, TOGETHER, Impersonator
 from proxycore.statuses import RefusedError
 
 CALLER = Identity(user="portal", groups=("portals", "system:authenticated"))
@@ -29,7 +29,7 @@ class Reviews:
     def __init__(self, **rules: tuple[str, ...]) -> None:
         self.rules = rules
         self.asked: list[dict[str, str]] = []
-        self.running = self.most = self.rounds = 0
+        self.running = self.most = 0
         self.error: Exception | None = None
 
     async def create(self, path: str, body: dict[str, Any], /) -> bytes:
@@ -38,7 +38,6 @@ class Reviews:
         asked = body["spec"]["resourceAttributes"]
         assert asked["verb"] == "impersonate"
         self.asked.append(asked)
-        self.rounds += not self.running  # nobody waits for an answer: a new round trip
         self.running += 1
         self.most = max(self.most, self.running)
         for _ in range(10):
@@ -52,14 +51,14 @@ class Reviews:
 
 
 def impersonator(reviews: Reviews, **options: Any) -> Impersonator:
-    return Impersonator(reviews, ttl=10.0, **options)
+    return Impersonator(AccessReviews(reviews), ttl=10.0, **options)
 
 
 def asking(user: str = "dana", *groups: str, **parts: Any) -> Identity:
     return Identity(user=user, groups=groups, **parts)
 
 
-async def test_three_hundred_groups_cost_two_reviews_in_one_round_trip() -> None:
+async def test_three_hundred_groups_cost_two_reviews() -> None:
     reviews = Reviews(users=(), groups=())
     resolver = impersonator(reviews)
 
@@ -70,30 +69,66 @@ async def test_three_hundred_groups_cost_two_reviews_in_one_round_trip() -> None
     assert again.identity.groups[-2:] == ("another", "system:authenticated")
     assert {(one["resource"], one.get("name", "")) for one in reviews.asked} == {("users", "dana"), ("groups", "")}
     assert len(reviews.asked) == 2
-    assert reviews.rounds == 1
 
 
 async def test_rights_by_name_cost_a_review_for_each_group_once_and_only_so_many_run_at_a_time() -> None:
-    reviews = Reviews(users=("dana",), groups=GROUPS)
+    named = GROUPS[: MOST_NAMES - 1]
+    reviews = Reviews(users=("dana",), groups=named)
     resolver = impersonator(reviews)
 
-    together = await asyncio.gather(*(resolver.resolve(CALLER, asking("dana", *GROUPS)) for _ in range(5)))
+    together = await asyncio.gather(*(resolver.resolve(CALLER, asking("dana", *named)) for _ in range(5)))
 
     assert all(one == together[0] for one in together)
-    assert len(reviews.asked) == len(GROUPS) + 2  # the user, every group at once, each group
-    assert AT_ONCE // 2 < reviews.most <= AT_ONCE
+    assert len(reviews.asked) == len(named) + 2  # the user, every group at once, each group
+    assert TOGETHER // 2 < reviews.most <= TOGETHER
 
 
-async def test_one_group_without_a_right_refuses_all_of_them() -> None:
-    reviews = Reviews(users=(), groups=GROUPS[:-1])
+@pytest.mark.parametrize("place", [0, 40, MOST_NAMES - 2])
+async def test_one_group_without_a_right_refuses_all_of_them(place: int) -> None:
+    named = GROUPS[: MOST_NAMES - 1]
+    reviews = Reviews(users=(), groups=(*named[:place], *named[place + 1 :]))
 
     with pytest.raises(RefusedError) as caught:
-        await impersonator(reviews).resolve(CALLER, asking("dana", *GROUPS))
+        await impersonator(reviews).resolve(CALLER, asking("dana", *named))
 
     assert caught.value.status.code == 403
     assert caught.value.status.message.startswith(
-        f'groups "{GROUPS[-1]}" is forbidden: User "portal" cannot impersonate'
+        f'groups "{named[place]}" is forbidden: User "portal" cannot impersonate'
     )
+    assert len(reviews.asked) <= 2 + place + TOGETHER
+
+
+async def test_a_thousand_groups_for_a_user_that_is_refused_cost_one_review() -> None:
+    reviews = Reviews(groups=())
+    many = {f"key-{number}": ("x", "y") for number in range(300)}
+
+    with pytest.raises(RefusedError, match='users "dana" is forbidden'):
+        await impersonator(reviews).resolve(CALLER, asking("dana", *GROUPS, extra=many))
+
+    assert [(one["resource"], one["name"]) for one in reviews.asked] == [("users", "dana")]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        asking("dana", *GROUPS),
+        asking("dana", extra={"scopes": GROUPS}),
+        asking("dana", extra={f"key-{group}": ("x",) for group in GROUPS}),
+        asking("dana", *GROUPS[: MOST_NAMES // 2], extra={"scopes": GROUPS[: MOST_NAMES // 2]}),
+    ],
+    ids=["groups", "values", "keys", "of both"],
+)
+async def test_a_request_that_names_more_than_is_reviewed_is_refused_though_each_would_be_allowed(
+    asked: Identity,
+) -> None:
+    reviews = Reviews(users=("dana",), groups=GROUPS, userextras=(*GROUPS, "x"))
+
+    with pytest.raises(RefusedError) as caught:
+        await impersonator(reviews).resolve(CALLER, asked)
+
+    assert caught.value.status.code == 403
+    assert f"one request may name {MOST_NAMES} things" in caught.value.status.message
+    assert len(reviews.asked) <= MOST_NAMES + 3
 
 
 async def test_a_right_to_every_name_of_one_sort_is_none_to_another() -> None:
@@ -122,7 +157,6 @@ async def test_many_values_of_one_extra_cost_one_review_and_each_key_has_its_own
         ("userextras", "scopes", ""),
         ("users", "", "dana"),
     ]
-    assert reviews.rounds == 1
 
 
 async def test_a_caller_that_goes_away_takes_no_review_from_the_others() -> None:
@@ -171,7 +205,7 @@ async def test_without_reviews_who_is_nobody_is_reviewed_all_the_same() -> None:
     nobody = Identity(user="system:anonymous", groups=("system:unauthenticated",))
 
     with pytest.raises(RefusedError, match='User "system:anonymous" cannot impersonate'):
-        await Impersonator(Refusing(), ttl=10, skip_review=True).resolve(nobody, asking("root"))
+        await Impersonator(AccessReviews(Refusing()), ttl=10, skip_review=True).resolve(nobody, asking("root"))
 
 
 # Groups that are dropped.
@@ -251,26 +285,3 @@ def test_without_settings_every_group_is_kept() -> None:
 def test_an_expression_that_re2_does_not_know_is_refused(changes: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="is not a regular expression of RE2"):
         filtering(**changes)
-
-
-# At most so many reviews a second.
-
-
-@pytest.mark.looptime
-async def test_reviews_are_paced_at_the_rate_after_the_burst() -> None:
-    times: list[float] = []
-    loop = asyncio.get_running_loop()
-
-    class Poster:
-        async def create(self, path: str, body: dict[str, Any], /) -> bytes:
-            times.append(round(loop.time() - begun, 3))
-            return f"{path}{body}".encode()
-
-    paced = Paced(Poster(), rate=10, burst=3)
-    begun = loop.time()
-    await asyncio.gather(*(paced.create("/a", {}) for _ in range(6)))
-    await asyncio.sleep(10)
-    await asyncio.gather(*(paced.create("/a", {}) for _ in range(4)))
-
-    assert times[:6] == [0, 0, 0, 0.1, 0.2, 0.3]
-    assert times[6:] == [10.3, 10.3, 10.3, 10.4]

@@ -12,6 +12,7 @@ from eventcore.errors import KubeUnreachableError
 from eventcore.keys import ObjectKey
 from eventcore.objects import Meta, PartialObject
 from eventcore.views import Change, ObjectRecord
+from proxycore.access_reviews import AccessReviews
 from proxycore.identities import Identity
 from proxycore.rights import Question, Rights
 from proxycore.statuses import RefusedError
@@ -29,7 +30,8 @@ class Stand:
         self.reviews = Reviews({("dana", name) for name in allowed})
         self.time = 0.0
         reader: Any = self.objects
-        self.rights = Rights(self.reviews, reader, limit=30, clock=lambda: self.time)
+        asked = AccessReviews(self.reviews, clock=lambda: self.time)
+        self.rights = Rights(asked, reader, limit=30)
 
     def change(self, kind: str, namespace: str, version: str = "60", *, deleted: bool = False, old: str = "") -> None:
         """Let OBJECTS tell of a change."""

@@ -63,19 +63,21 @@ def run_role(
     settings: Settings,
     main: Callable[[Role], Awaitable[None]],
     *,
+    delay: float = 0.0,
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
     """Run ``main`` until it ends or SIGTERM or SIGINT comes, and return the exit code.
 
-    On a signal ``role.stopping`` is set, the process is not ready any more, and ``main`` has ``shutdown_grace`` seconds
-    to return; then it is cancelled. A second signal cancels it at once. ``new_loop`` makes another
-    event loop than asyncio's.
+    On a signal the process is not ready any more, ``role.stopping`` is set, and ``main`` has ``shutdown_grace`` seconds
+    to return; then it is cancelled. A second signal cancels it at once. After SIGTERM all goes on for ``delay`` seconds
+    first, in which those who send work here learn that it leaves; a signal ends them. ``new_loop`` makes another event
+    loop than asyncio's.
     """
     logs.configure(settings.log_level, settings.log_format, name)
     role = Role(name=name, settings=settings, log=logs.get(f"tether.{name}"))
     with asyncio.Runner(loop_factory=new_loop) as runner:
         try:
-            return runner.run(_run(role, main))
+            return runner.run(_run(role, main, delay))
         except KeyboardInterrupt:
             # SIGINT before the handlers stood.
             return EXIT_OK
@@ -106,7 +108,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-async def _run(role: Role, main: Callable[[Role], Awaitable[None]]) -> int:
+async def _run(role: Role, main: Callable[[Role], Awaitable[None]], delay: float) -> int:
     loop = asyncio.get_running_loop()
     logs.watch_loop(loop)
     health = HealthServer(
@@ -115,7 +117,7 @@ async def _run(role: Role, main: Callable[[Role], Awaitable[None]]) -> int:
     role.http_port = await health.start()
     work = asyncio.ensure_future(main(role))
     try:
-        with _signals(loop, role, work):
+        with _signals(loop, role, work, delay):
             role.log.info("process started", http_port=role.http_port)
             return await _until_done(role, work)
     finally:
@@ -123,14 +125,24 @@ async def _run(role: Role, main: Callable[[Role], Awaitable[None]]) -> int:
 
 
 @contextlib.contextmanager
-def _signals(loop: asyncio.AbstractEventLoop, role: Role, work: asyncio.Future[None]) -> Iterator[None]:
+def _signals(loop: asyncio.AbstractEventLoop, role: Role, work: asyncio.Future[None], delay: float) -> Iterator[None]:
+    leaving: asyncio.TimerHandle | None = None
+
     def on_signal(received: signal.Signals) -> None:
+        nonlocal leaving
         if role.stopping.is_set():
             role.log.warning("second signal, stopping at once", signal=received.name)
             work.cancel()
             return
-        role.log.info("stopping", signal=received.name)
         role.readiness.set("process", ok=False, why="stopping")
+        if leaving is None and delay and received == signal.SIGTERM:
+            role.log.info("leaving", signal=received.name, seconds=delay)
+            leaving = loop.call_later(delay, stop, received)
+        else:
+            stop(received)
+
+    def stop(received: signal.Signals) -> None:
+        role.log.info("stopping", signal=received.name)
         role.stopping.set()
 
     for one in (signal.SIGTERM, signal.SIGINT):
@@ -138,6 +150,8 @@ def _signals(loop: asyncio.AbstractEventLoop, role: Role, work: asyncio.Future[N
     try:
         yield
     finally:
+        if leaving is not None:
+            leaving.cancel()
         for one in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(one)
 

@@ -45,7 +45,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "json"
     http_host: Annotated[str, _text("process", "address for probes and metrics; in a cluster 0.0.0.0")] = "127.0.0.1"
     http_port: Annotated[int, _number("process", "port for probes and metrics; 0 picks a free one", 0, 65535)] = 8080
-    shutdown_grace: Annotated[float, _seconds("process", "time to finish after SIGTERM; below the pod's grace")] = 25.0
+    shutdown_grace: Annotated[
+        float, _seconds("process", "time to finish once it stops; with shutdown-delay below the pod's grace")
+    ] = 25.0
 
     # NATS.
     nats_url: Annotated[str, _text("nats", "servers, comma separated")] = "nats://127.0.0.1:4222"
@@ -155,6 +157,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # The proxy.
     proxy_host: Annotated[str, _text("proxy", "address for tenants; in a cluster 0.0.0.0")] = "127.0.0.1"
     proxy_port: Annotated[int, _number("proxy", "port for tenants; 0 picks a free one", 0, 65535)] = 9001
+    shutdown_delay: Annotated[
+        float, _seconds("proxy", "after SIGTERM it takes connections for so long, not ready, and then drains", 0)
+    ] = 5.0
     workers: Annotated[int, _number("proxy", "processes that share the port for tenants", 1, 64)] = 1
     proxy_tls_cert: Annotated[str, _text("proxy", "serving certificate, PEM")] = ""
     proxy_tls_key: Annotated[str, _text("proxy", "its key, PEM")] = ""

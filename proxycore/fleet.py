@@ -1,7 +1,8 @@
 """Several processes on one port: ``tether proxy --workers N`` starts them, starts them again, and speaks for them.
 
 The workers share the port for tenants by SO_REUSEPORT: the kernel gives each new connection to one of them. Probes and
-metrics of them all are on the one ``--http-port``: ready when all are, and each series with the worker's number.
+metrics of them all are on the one ``--http-port``: ready once all were, and as long as one is, and each series with the
+worker's number.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ _OK: Final = 200
 
 
 class Worker:
-    """One process. ``http_port`` is that of its own probes, 0 until it told; ``ready`` what those last said."""
+    """One process.
+
+    ``http_port`` is that of its own probes, 0 until it told; ``ready``: they said so once, ``why`` what they last said.
+    """
 
     def __init__(self, settings: Settings, number: int) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -54,6 +58,7 @@ class Worker:
         self.number = number
         self.http_port = 0
         self.ready = False
+        self.why = "starting"
         self._told: Connection = ours
         self._process: SpawnProcess = spawn.Process(target=_work, args=(settings, number, theirs), daemon=True)
         self._process.start()
@@ -97,6 +102,7 @@ class Fleet:
         self._role = role
         self._workers: dict[int, Worker] = {}
         self._served = False  # whether any worker was ever ready
+        self._whole = False  # whether all were at a time
         self._settings = msgspec.structs.replace(
             role.settings,
             workers=1,
@@ -108,7 +114,7 @@ class Fleet:
     async def run(self) -> None:
         """Run; StartError when a worker ends before one could serve: its own line says why."""
         numbers = range(self._role.settings.workers)
-        self._role.readiness.expect(*map(_check, numbers))
+        self._role.readiness.expect("workers")
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS)) as session:
             self._role.metrics_text = lambda: self._metrics(session)
             try:
@@ -133,7 +139,8 @@ class Fleet:
             worker = self._workers[number] = Worker(self._settings, number)
             log.info("worker started", worker=number, pid=worker.pid)
             code = await worker.ended()
-            self._role.readiness.set(_check(number), ok=False, why="not running")
+            worker.why = "not running"
+            self._report()
             if stopping.is_set():
                 return
             if not self._served:
@@ -159,10 +166,19 @@ class Fleet:
                 ready, why = await self._ask(session, worker)
                 if ready and not worker.ready:
                     log.info("worker is ready", worker=number, pid=worker.pid)
-                worker.ready = ready
-                self._served |= ready
-                self._role.readiness.set(_check(number), ok=ready, why=why)
+                # One that is too busy to answer still serves; one that ended is found out by its end.
+                worker.ready |= ready and bool(worker.http_port)
+                worker.why = why
+            self._report()
             await asyncio.sleep(LOOK_INTERVAL)
+
+    def _report(self) -> None:
+        """Say whether the port is served: by all at first, then by any: one that ended gets no connection."""
+        ready = [worker.ready for worker in self._workers.values()]
+        self._served |= any(ready)
+        self._whole |= len(ready) == self._role.settings.workers and all(ready)
+        missing = "; ".join(f"{number}: {one.why}" for number, one in self._workers.items() if not one.ready)
+        self._role.readiness.set("workers", ok=self._whole and any(ready), why=missing)
 
     async def _ask(self, session: aiohttp.ClientSession, worker: Worker) -> tuple[bool, str]:
         if not worker.http_port:
@@ -210,7 +226,3 @@ def _work(settings: Settings, number: int, tell: Connection) -> None:
                 asyncio.get_running_loop().remove_reader(parent.sentinel)
 
     sys.exit(run_role(f"proxy-{number}", settings, main, new_loop=new_loop))
-
-
-def _check(number: int) -> str:
-    return f"worker-{number}"

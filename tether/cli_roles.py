@@ -76,6 +76,6 @@ def proxy(*, settings: Settings) -> int:
     if settings.workers > 1:
         from proxycore.fleet import fleet  # noqa: PLC0415 - as in watch
 
-        return run_role("proxy", settings, partial(fleet, not_heeded=ignored))
+        return run_role("proxy", settings, partial(fleet, not_heeded=ignored), delay=settings.shutdown_delay)
     main = partial(serve, not_heeded=ignored)
-    return run_role("proxy", settings, main, new_loop=new_loop)
+    return run_role("proxy", settings, main, delay=settings.shutdown_delay, new_loop=new_loop)

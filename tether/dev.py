@@ -190,6 +190,7 @@ class _Up:
         if role == "api":
             arguments = ("devcluster", "--dir", str(layout.api), "--port", str(port))
             return dev_processes.python_command("tether.cli", *arguments), environ
+        environ.setdefault("TETHER_SHUTDOWN_DELAY", "0")  # no load balancer stands before it
         environ |= dev_nats.login(layout, role) | {
             "TETHER_NATS_URL": self._nats_url,
             "TETHER_KUBECONFIG": str(layout.kubeconfig(role)),

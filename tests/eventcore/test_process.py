@@ -27,9 +27,10 @@ async def start() -> AsyncIterator[Callable[..., Awaitable[asyncio.subprocess.Pr
     """Return a function that starts a role whose main has the given body."""
     started: list[asyncio.subprocess.Process] = []
 
-    async def run(body: str, settings: str = "http_port=0") -> asyncio.subprocess.Process:
+    async def run(body: str, settings: str = "http_port=0", run_with: str = "") -> asyncio.subprocess.Process:
         indented = "\n".join(f"    {line}" for line in body.strip().splitlines())
-        code = f"{PRELUDE}async def main(role):\n{indented}\nsys.exit(run_role('work', Settings({settings}), main))\n"
+        code = f"{PRELUDE}async def main(role):\n{indented}\n"
+        code += f"sys.exit(run_role('work', Settings({settings}), main{run_with}))\n"
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
@@ -75,6 +76,52 @@ async def test_a_signal_lets_the_role_finish_and_exits_0(stop: signal.Signals, s
     code, lines = await ended(process)
     assert code == 0
     assert events(lines) == ["process started", "stopping", "process stopped"]
+
+
+LEAVING = """
+role.readiness.set("nats", ok=True)
+print("up", flush=True)
+while role.readiness.ready:
+    await asyncio.sleep(0.01)
+print("not stopping" if not role.stopping.is_set() else "stopping", flush=True)
+await role.stopping.wait()
+print("finished", flush=True)
+"""
+
+
+async def test_on_sigterm_a_role_that_is_sent_work_goes_on_for_a_while_and_is_not_ready(start: Any) -> None:
+    process = await start(LEAVING, run_with=", delay=0.2")
+    assert await said(process) == "up"
+
+    process.send_signal(signal.SIGTERM)
+
+    assert [await said(process), await said(process)] == ["not stopping", "finished"]
+    code, lines = await ended(process)
+    assert code == 0
+    assert events(lines) == ["process started", "leaving", "stopping", "process stopped"]
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_the_while(second: signal.Signals, start: Any) -> None:
+    process = await start(LEAVING, run_with=", delay=600")
+    assert await said(process) == "up"
+    process.send_signal(signal.SIGTERM)
+    assert await said(process) == "not stopping"
+
+    process.send_signal(second)
+
+    assert await said(process) == "finished"
+    assert (await ended(process))[0] == 0
+
+
+async def test_who_stops_it_by_hand_waits_for_nothing(start: Any) -> None:
+    process = await start(LEAVING, run_with=", delay=600")
+    assert await said(process) == "up"
+
+    process.send_signal(signal.SIGINT)
+
+    assert [await said(process), await said(process)] == ["stopping", "finished"]
+    assert (await ended(process))[0] == 0
 
 
 async def test_the_probes_say_stopping_while_work_is_finished(start: Any) -> None:

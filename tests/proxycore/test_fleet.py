@@ -100,7 +100,7 @@ async def running(world: World, port: int, *flags: str) -> AsyncIterator[Running
 async def test_a_fleet_serves_loses_a_worker_and_drains(world: World, port: int) -> None:
     # One story and one start of the processes: each start takes seconds.
     owner = await world.owner("oil", "oil-production")
-    async with running(world, port) as fleet:
+    async with running(world, port, "--shutdown-delay", "10m") as fleet:
         for _ in range(2):
             await fleet.until("worker is ready")
         client = world.client(owner.token)
@@ -135,17 +135,20 @@ async def _a_killed_one_comes_back(fleet: Running, client: Any) -> None:
     assert ended["code"] == -signal.SIGKILL
     found = await client.get(NAMESPACES, headers={"Connection": "close"})  # the other one serves on
     assert found.names == ["oil-production"]
+    assert await _text(client.session, f"{fleet.probes}/readyz") == "ok\n"  # so the probes let it
     await fleet.until("worker is ready", worker=0)
     assert fleet.pids[0] != first
 
 
 async def _a_stop_finishes_what_is_in_hand(world: World, fleet: Running, client: Any) -> None:
-    def stop() -> None:
-        fleet.process.send_signal(signal.SIGTERM)
-
     async def pieces() -> AsyncIterator[bytes]:
         yield b'{"kind": "SelfSubject'
-        stop()
+        fleet.process.send_signal(signal.SIGTERM)
+        await fleet.until("leaving")
+        # For a while new connections are taken, though no probe says so.
+        assert (await client.get(NAMESPACES, headers={"Connection": "close"})).names == ["oil-production"]
+        assert "process: stopping" in await _text(world.session, f"{fleet.probes}/readyz")
+        fleet.process.send_signal(signal.SIGTERM)  # ends the while
         await fleet.until("stopping")
         yield b'Review"}'
 

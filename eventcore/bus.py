@@ -8,7 +8,6 @@ learns at once that the connection was lost.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,7 @@ import nats.errors
 import nats.js.errors
 
 from eventcore import events
-from eventcore.bus_credentials import LoginClient, credentials
+from eventcore.bus_credentials import LoginClient, credentials, is_refusal, refusal_of
 from eventcore.bus_limits import audit_within, letter_within, raise_if_final, refuse_what_cuts_off
 from eventcore.clock import KUBE, NATS, now
 from eventcore.errors import (
@@ -51,7 +50,6 @@ RETRY_PAUSE: Final = 0.25
 """Seconds between attempts while no JetStream answers (NATS ADR-22)."""
 KV_PREFIX: Final = f"$KV.{BUCKET}."
 
-_REFUSED: Final = re.compile("authori[sz]ation|authentication", re.IGNORECASE)
 _NO_MESSAGE: Final = 10037
 _STREAM_NOT_FOUND: Final = 10059
 
@@ -117,21 +115,21 @@ class Bus:
         self.js = client.jetstream(timeout=ATTEMPT_TIMEOUT)
         self.name = name
         self.on_reconnect: list[Callable[[], None]] = []
-        self._refusal = ""  # what the server said against the login, since it last took it
+        self._refusal: Exception | None = None  # why there is no login, since the last one
 
     @classmethod
     async def connect(cls, settings: Settings, name: str, metrics: Metrics | None = None) -> Self:
         """Connect and make sure that JetStream answers.
 
-        Raises BusUnreachableError or NoJetStreamError, SettingsError for unreadable credentials. Later losses of the
-        connection are retried for ever.
+        Raises BusUnreachableError, LoginRefusedError or NoJetStreamError, SettingsError for unreadable credentials.
+        Later losses of the connection are retried for ever.
         """
         bus = cls(LoginClient(settings), name, metrics)
         options = credentials(settings)
         try:
             async with asyncio.timeout(settings.nats_connect_timeout):
                 await bus.nc.connect(
-                    servers=[url.strip() for url in settings.nats_url.split(",")],
+                    servers=settings.nats_servers(),
                     name=name,
                     error_cb=bus._on_error,
                     disconnected_cb=bus._on_disconnect,
@@ -146,11 +144,8 @@ class Bus:
                 )
         except (OSError, TimeoutError, nats.errors.Error) as error:
             await _close_quietly(bus.nc)
-            if bus._refusal:
-                raise BusUnreachableError(
-                    f"the NATS server at {settings.nats_url} refuses this login ({bus._refusal}): set TETHER_NATS_USER "
-                    "and TETHER_NATS_PASSWORD_FILE, or TETHER_NATS_CREDS_FILE, to what the server knows"
-                ) from error
+            if bus._refusal is not None:
+                raise refusal_of(settings, bus._refusal) from error
             raise BusUnreachableError(
                 f"no NATS server answers at {settings.nats_url} ({str(error) or type(error).__name__}): "
                 "start it, or set TETHER_NATS_URL"
@@ -178,10 +173,10 @@ class Bus:
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
-        if _REFUSED.search(text) and not self._refusal:
-            self._refusal = text
+        if self._refusal is None and is_refusal(error):
+            self._refusal = error
             if not self.nc.is_connecting:
-                log.warning("NATS refuses this login; tried again until it does not", error=text)
+                log.warning("there is no login to NATS; tried again until there is", error=text)
         log.debug("nats error", error=text)
 
     async def _on_disconnect(self) -> None:
@@ -191,7 +186,7 @@ class Bus:
 
     async def _on_reconnect(self) -> None:
         log.info("nats connection is back")
-        self._refusal = ""
+        self._refusal = None
         self._tell_connected(connected=True)
         if self._metrics is not None:
             self._metrics.reconnects.inc()

@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import re
 import ssl
+from asyncio import StreamWriter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import nats.errors
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport, WebSocketTransport
 
-from eventcore.errors import SettingsError
+from eventcore.errors import LoginRefusedError, SettingsError
+from eventcore.logs import get
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from eventcore.settings import Settings
 
+log = get("bus")
+
+_REFUSED: Final = re.compile("authori[sz]ation|authentication", re.IGNORECASE)
 _PERMISSIONS: Final = "permissions violation"
 _JWT: Final = re.compile(r"-+BEGIN NATS USER JWT-+\s+(\S+)\s+-+END")
 _SEED: Final = re.compile(r"-+BEGIN USER NKEY SEED-+\s+(\S+)\s+-+END")
@@ -34,16 +41,53 @@ _LEAD_MASK: Final = b"\xff\xf8"
 _KEY_BYTES: Final = 32
 
 
+class InClearError(nats.errors.Error):
+    """The settings ask for TLS and the server does not: nothing was said to it. nats-py tries again."""
+
+
 class LoginClient(Client):
-    """A client that reads the files of TLS for each connection, and goes on connecting when its login is refused."""
+    """A client that reads the files of TLS for each connection, and goes on connecting when its login is refused.
+
+    Where the settings ask for TLS it says nothing to a server that does not: nats-py would send it the login in clear.
+    """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self._settings = settings
+        self._warned = False
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
         return _tls(self._settings)
+
+    def _connect_command(self) -> bytes:
+        # The first that the server would hear of us: by now the connection is encrypted, or stays in clear.
+        if not self._encrypted():
+            if self._settings.nats_tls():
+                if self._transport is not None:
+                    self._transport.close()  # nats-py would leave it open, one for each attempt
+                raise InClearError("it does not ask for TLS")
+            self._warn_in_clear()
+        return super()._connect_command()
+
+    def _encrypted(self) -> bool:
+        match self._transport:
+            case TcpTransport(_io_writer=StreamWriter() as writer):
+                return writer.get_extra_info("ssl_object") is not None
+            case WebSocketTransport():
+                return self._current_server is not None and self._current_server.uri.scheme == "wss"
+        return False
+
+    def _warn_in_clear(self) -> None:
+        uri = self._current_server.uri if self._current_server is not None else None
+        password = self._settings.nats_user or (uri is not None and uri.username)
+        if uri is None or not password or _is_loopback(uri.hostname or "") or self._warned:
+            return
+        self._warned = True
+        log.warning(
+            "the password for NATS goes over the network in clear: give nats-server TLS, and use tls://",
+            host=uri.hostname,
+        )
 
     async def _process_err(self, err_msg: str) -> None:
         # After most errors of the server's nats-py closes for good, also where a connection stood.
@@ -55,8 +99,34 @@ class LoginClient(Client):
         await super()._process_err(err_msg)
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 class _UnusableFileError(nats.errors.Error):
     """A file does not hold what it should. nats-py tries again after its own errors, and ends with any other."""
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell whether an error of the connection means that a server answers and there is no login."""
+    return isinstance(error, InClearError) or _REFUSED.search(str(error)) is not None
+
+
+def refusal_of(settings: Settings, error: Exception) -> LoginRefusedError:
+    """Return what to say about it."""
+    server = f"the NATS server at {settings.nats_url}"
+    if isinstance(error, InClearError):
+        return LoginRefusedError(
+            f"{server} does not ask for TLS, which tls:// and TETHER_NATS_CA_FILE demand, so nothing was sent to it: "
+            "give nats-server a tls block, and look who answers at that address"
+        )
+    return LoginRefusedError(
+        f"{server} refuses this login ({error}): set TETHER_NATS_USER and TETHER_NATS_PASSWORD_FILE, or "
+        "TETHER_NATS_CREDS_FILE, to what the server knows"
+    )
 
 
 def credentials(settings: Settings) -> dict[str, Any]:

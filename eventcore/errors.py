@@ -5,6 +5,7 @@ TetherError                  what went wrong and what to do, in one line that a 
 ├── StartError               a process cannot go on: a port in use, no rights, a missing file
 ├── BusError                 NATS
 │   ├── BusUnreachableError  no server answers
+│   ├── LoginRefusedError    a server answers, and either it refuses this login or we say nothing to it in clear
 │   ├── NoJetStreamError     a server answers, without JetStream
 │   ├── StreamMissingError   the topology was not applied
 │   ├── PublishError         a publish was not acknowledged in time, after retries
@@ -47,6 +48,10 @@ class BusError(TetherError):
 
 class BusUnreachableError(BusError):
     """No NATS server answers at the address."""
+
+
+class LoginRefusedError(BusError):
+    """A NATS server answers and refuses this login, or does not ask for the TLS that the settings want."""
 
 
 class NoJetStreamError(BusError):

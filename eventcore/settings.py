@@ -50,11 +50,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 25.0
 
     # NATS.
-    nats_url: Annotated[str, _text("nats", "servers, comma separated")] = "nats://127.0.0.1:4222"
+    nats_url: Annotated[str, _text("nats", "servers, comma separated; tls:// never in clear")] = "nats://127.0.0.1:4222"
     nats_creds_file: Annotated[str, _text("nats", "credentials file (JWT and seed)")] = ""
     nats_user: Annotated[str, _text("nats", "user, with nats-password-file")] = ""
     nats_password_file: Annotated[str, _text("nats", "file that holds the user's password")] = ""
-    nats_ca_file: Annotated[str, _text("nats", "CA bundle of the servers; empty: the system's")] = ""
+    nats_ca_file: Annotated[
+        str, _text("nats", "CA bundle of the servers; empty: the system's. Never in clear with it")
+    ] = ""
     nats_cert_file: Annotated[str, _text("nats", "client certificate, with nats-key-file")] = ""
     nats_key_file: Annotated[str, _text("nats", "key of the client certificate")] = ""
     nats_connect_timeout: Annotated[float, _seconds("nats", "time for the first connection and for a request")] = 5.0
@@ -238,6 +240,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def nats_servers(self) -> list[str]:
         """Return the NATS servers' URLs."""
         return list(_words(self.nats_url))
+
+    def nats_tls(self) -> bool:
+        """Tell whether the settings ask for TLS to NATS: nothing may then go to a server in clear."""
+        files = self.nats_ca_file or self.nats_cert_file
+        return bool(files) or any(url.startswith(("tls://", "wss://")) for url in self.nats_servers())
 
 
 def _words(text: str) -> tuple[str, ...]:

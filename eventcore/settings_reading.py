@@ -28,6 +28,10 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SUFFIX = re.compile(r"(?!token)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DATA_KEY = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://")
+_NATS_URL = re.compile(
+    r"((nats|tls)://)?([^\s/@]+@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?"
+    r"|wss?://([^\s/@]+@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/\S*)?"
+)
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "t": True, "false": False, "0": False, "no": False, "f": False}
 
@@ -146,6 +150,10 @@ def check(settings: Settings) -> None:
         raise SettingsError("--nats-creds-file and --nats-user are two ways to log in to NATS: set one")
     if not settings.nats_servers():
         raise SettingsError("--nats-url names no server, for example nats://127.0.0.1:4222")
+    for url in settings.nats_servers():
+        if not _NATS_URL.fullmatch(url):
+            shown = _USERINFO.sub("***", url)
+            raise SettingsError(f"--nats-url {shown!r} is not a URL such as nats://127.0.0.1:4222 or tls://nats:4222")
     _check_kubeconfigs(settings)
     if not re.fullmatch(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?", settings.flux_service_account):
         raise SettingsError(

@@ -9,11 +9,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlparse
 
+import msgspec
 import pytest
+import structlog
+from nats.aio.client import Srv
 
 from eventcore.bus import Bus
-from eventcore.errors import BusUnreachableError, SettingsError
+from eventcore.bus_credentials import LoginClient
+from eventcore.errors import BusUnreachableError, LoginRefusedError, SettingsError
 from eventcore.settings import Settings
 from eventcore.settings_reading import load
 from tests.eventcore.nats_operator import USER as USER_KEY
@@ -109,11 +114,11 @@ async def test_a_refused_login_is_one_line_that_says_so(tmp_path: Path) -> None:
     async with running(tmp_path / "a", USERS.format(password="right")) as server:
         file.write_text("wrong")
         for settings in (by_password(server, file), Settings(nats_url=server.url)):
-            with pytest.raises(BusUnreachableError, match=r"refuses this login .*TETHER_NATS_USER"):
+            with pytest.raises(LoginRefusedError, match=r"refuses this login .*TETHER_NATS_USER"):
                 await Bus.connect(settings, "test")
     async with running(tmp_path / "b", operator.config) as server:
         file.write_text(NatsOperator().credentials())
-        with pytest.raises(BusUnreachableError, match=r"refuses this login .*TETHER_NATS_CREDS_FILE"):
+        with pytest.raises(LoginRefusedError, match=r"refuses this login .*TETHER_NATS_CREDS_FILE"):
             await Bus.connect(by_file(server, file), "test")
 
 
@@ -186,3 +191,115 @@ async def test_a_credentials_file_that_cannot_be_used_is_a_setting_that_is_wrong
         await Bus.connect(Settings(nats_creds_file=str(file)), "test")
 
     assert SEED not in str(caught.value)
+
+
+class PlainServer:
+    """A server that says INFO without TLS and keeps all that it is told."""
+
+    def __init__(self, **info: Any) -> None:
+        self._info = {"server_id": "x", "version": "2.12.0", "max_payload": 1 << 20, "headers": True, **info}
+        self.connections = 0
+        self.open = 0
+        self.heard = b""
+        self.url = ""
+
+    @asynccontextmanager
+    async def listening(self, scheme: str, port: int = 0) -> AsyncIterator[PlainServer]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self.url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server:
+            yield self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open += 1
+        writer.write(b"INFO " + msgspec.json.encode(self._info) + b"\r\n")
+        while said := await reader.read(4096):
+            self.heard += said
+        self.open -= 1
+        writer.close()
+
+
+@pytest.mark.parametrize("login", ["password", "credentials", "user in the URL", "none"])
+@pytest.mark.parametrize("asked_by", ["tls://", "CA file", "client certificate"])
+async def test_nothing_is_said_to_a_server_that_does_not_ask_for_the_tls_of_the_settings(
+    login: str, asked_by: str, tmp_path: Path
+) -> None:
+    files = {name: tmp_path / name for name in ("ca.crt", "tls.crt", "tls.key", "client.crt", "client.key")}
+    make_certificates(files)
+    (tmp_path / "password").write_text("hunter2")
+    (tmp_path / "creds").write_text(NatsOperator().credentials())
+    options = {
+        "password": {"nats_user": "worker", "nats_password_file": str(tmp_path / "password")},
+        "credentials": {"nats_creds_file": str(tmp_path / "creds")},
+    }.get(login, {})
+    options |= {"CA file": {"nats_ca_file": str(files["ca.crt"])}}.get(asked_by, {})
+    if asked_by == "client certificate":
+        options |= {"nats_cert_file": str(files["client.crt"]), "nats_key_file": str(files["client.key"])}
+    plain = PlainServer(auth_required=True, nonce="abcdefgh")
+    async with plain.listening("tls" if asked_by == "tls://" else "nats"):
+        url = plain.url.replace("://", "://worker:hunter2@") if login == "user in the URL" else plain.url
+        with pytest.raises(LoginRefusedError, match=r"does not ask for TLS.*nothing was sent to it: give"):
+            await Bus.connect(load({}, {"nats_url": url, **options}), "test")
+        async with asyncio.timeout(SECONDS):
+            while plain.open:
+                await asyncio.sleep(0.01)
+
+    assert plain.connections
+    assert plain.heard == b""
+
+
+@pytest.mark.parametrize("scheme", ["tls", "nats"])
+async def test_a_server_that_stands_in_after_a_restart_and_asks_for_no_tls_hears_nothing(
+    scheme: str, tmp_path: Path
+) -> None:
+    files = {name: tmp_path / name for name in ("ca.crt", "tls.crt", "tls.key", "client.crt", "client.key")}
+    make_certificates(files)
+    (tmp_path / "password").write_text("first")
+    tls = f'tls {{ cert_file: "{files["tls.crt"]}", key_file: "{files["tls.key"]}" }}\n'
+    async with running(tmp_path, tls + USERS.format(password="first")) as server:
+        settings = by_password(server, tmp_path / "password")
+        url = server.url.replace("nats://", f"{scheme}://")
+        settings = msgspec.structs.replace(settings, nats_url=url, nats_ca_file=str(files["ca.crt"]))
+        async with connected(settings) as (bus, heard):
+            # when another takes the address
+            await server.stop()
+            plain = PlainServer(auth_required=True)
+            async with plain.listening("nats", int(server.url.rpartition(":")[2])):
+                async with asyncio.timeout(SECONDS):
+                    await heard.lost.wait()
+                    while plain.connections < 3 or plain.open:
+                        await asyncio.sleep(0.01)
+                assert not bus.connected
+            assert plain.heard == b""
+
+            # then the right one is taken again
+            await server.start()
+            async with asyncio.timeout(SECONDS):
+                await heard.back.wait()
+            assert (await bus.js.account_info()).streams == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "user", "warned"),
+    [
+        ("127.0.0.1", "worker", False),
+        ("localhost", "worker", False),
+        ("[::1]", "worker", False),
+        ("nats.example", "", False),
+        ("nats.example", "worker", True),
+        ("10.0.0.7", "worker", True),
+        ("me:hunter2@nats.example", "", True),
+    ],
+)
+def test_a_password_that_goes_in_clear_to_another_host_is_warned_about_once(
+    host: str, user: str, *, warned: bool
+) -> None:
+    client = LoginClient(Settings(nats_url=f"nats://{host}", nats_user=user))
+    client._current_server = Srv(urlparse(f"nats://{host}:4222"))  # noqa: SLF001 -- as nats-py sets it when it connects
+    client.options |= dict.fromkeys(["verbose", "pedantic", "user", "password", "token", "name", "no_echo"])
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            assert client._connect_command().startswith(b"CONNECT ")  # noqa: SLF001 -- what nats-py calls
+    assert [("in clear" in line["event"]) for line in logged] == [True] * warned
+    assert "hunter2" not in str(logged)

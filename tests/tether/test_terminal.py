@@ -197,6 +197,7 @@ def test_migrate(capsys: pytest.CaptureFixture[str]) -> None:
         ["kubeconfig", "generate", "--serviceaccount", HOSTILE, "--server", "x", "--server-tls-secret-name", "y"],
         ["certs", "--life", HOSTILE],
         ["work", HOSTILE],
+        ["topology", "diff", "--nats-url", HOSTILE],
         ["topology", "diff", "--nats-url", "nats://127.0.0.1:1", "--stream-prefix", HOSTILE],
         ["dev", "up", "--dir", "x", "--kubeconfig", HOSTILE],
     ],

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -192,14 +192,21 @@ def _dev(verb: str, folder: Path, *arguments: str, **settings: str) -> None:
 @pytest.fixture(scope="session")
 def cluster(control_plane: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    arguments = () if control_plane is None else ("--kubeconfig", str(control_plane))
-    try:
-        _dev("up", folder, *arguments)
-        made = Cluster(folder, "embedded" if control_plane is None else "real")
-        asyncio.run(_make_configuration(made))
+    with running(folder, control_plane) as made:
         yield made
         log = (folder / "log" / "nats-1.log").read_text()
         assert not [line for line in log.splitlines() if " Violation " in line]  # of no role, in the whole run
+
+
+@contextmanager
+def running(folder: Path, control_plane: Path | None, **settings: str) -> Iterator[Cluster]:
+    """Run all of Tether in a folder, with these settings, on an API server or on the embedded one."""
+    arguments = () if control_plane is None else ("--kubeconfig", str(control_plane))
+    try:
+        _dev("up", folder, *arguments, **settings)
+        made = Cluster(folder, "embedded" if control_plane is None else "real")
+        asyncio.run(_make_configuration(made))
+        yield made
     finally:
         _dev("down", folder)
 

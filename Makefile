@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test proofs check format clean kube-test kube-up kube-down hostile fuzz bench-proxy
+.PHONY: help setup demo test proofs check format clean kube-test kube-up kube-down hostile fuzz mutants bench-proxy
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ hostile: setup ## send hostile requests to a running proxy; the last line is JSO
 fuzz: setup ## feed the proxy's parsers, guided by coverage, FUZZ_SECONDS (20) each; the last line is JSON
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	@$(BIN)/python -m tests.fuzz.run
+
+mutants: setup ## change the modules that decide, one by one (MODULE=, MUTANTS=quick), and see that a test fails; the last line is JSON
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	@$(BIN)/python -m tests.mutants.run
 
 bench-proxy: setup ## measure the proxy with wrk, also before a real kube-apiserver; the last line is JSON
 	@PYTHONPATH=tests $(BIN)/python -m controlplane build

@@ -1,0 +1,27 @@
+"""The modules that decide, each with the tests that decide about it: of its own room, quick, without servers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+TESTS: Final[dict[str, tuple[str, ...]]] = {
+    "proxycore/policy.py": ("policy", "decisions", "rules_policy", "cluster_rules"),
+    "proxycore/rules.py": ("policy", "rules_policy", "rules_reviews", "cluster_rules", "kind_memory"),
+    "proxycore/impersonating.py": ("impersonating", "pure_parts"),
+    "proxycore/identities.py": ("policy", "pure_parts", "decisions", "impersonating", "rules_policy"),
+    "proxycore/local_tokens.py": ("rules_local_tokens",),
+    "proxycore/client_certificates.py": ("client_certificates",),
+    "proxycore/headers.py": ("pure_parts",),
+    "workers/ownership.py": ("ownership", "homes", "routing", "choices", "names"),
+    "workers/entitlement.py": ("homes",),
+    "workers/relations.py": ("routing", "cluster_rules", "homes", "ownership"),
+    "workers/desired.py": ("desired", "observing", "names"),
+    "eventcore/publishable.py": ("objects", "views"),
+    "eventcore/keys.py": ("keys", "events", "topology"),
+}
+
+
+def tests(module: str) -> list[str]:
+    """Return the files of a module's tests."""
+    room = module.partition("/")[0]
+    return [f"tests/{room}/test_{name}.py" for name in TESTS[module]]

@@ -86,18 +86,16 @@ class ClientCertificates:
             # As much is said to nobody: the client learns 401, as from kube-apiserver.
             return refused
         ends = min(one.not_valid_after_utc.timestamp() for one in chain)
-        begins = certificate.not_valid_before_utc.timestamp()
         # The signature ends a certificate, in whole bytes: bits that are said to be unused would make two of one.
         whole = der.endswith(b"\x00" + certificate.signature)
-        # An authority's own certificate is no client's, and a chain has at least two links.
-        if identity is None or len(chain) < len(("client", "authority")) or not (whole and begins <= now <= ends):
+        # What stands in the bundle itself is no client's: a chain has at least two links.
+        # The verifier knows whole seconds alone.
+        if len(chain) < len(("client", "authority")) or not (whole and now <= ends):
             return refused
         return _Remembered(identity, min(now + self._ttl, ends))
 
 
 def _named(certificate: x509.Certificate) -> Identity | None:
-    if any(one.critical and isinstance(one.value, x509.UnrecognizedExtension) for one in certificate.extensions):
-        return None
     subject = certificate.subject
     users = [str(one.value) for one in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     groups = [str(one.value) for one in subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
@@ -116,11 +114,6 @@ def _uses(_: Policy, __: x509.Certificate, extension: x509.ExtendedKeyUsage | No
         raise ValueError("not for clients")
 
 
-def _signs(_: Policy, __: x509.Certificate, extension: x509.BasicConstraints) -> None:
-    if not extension.ca:
-        raise ValueError("not an authority")
-
-
 def _signs_certificates(_: Policy, __: x509.Certificate, extension: x509.KeyUsage | None) -> None:
     if extension is not None and not extension.key_cert_sign:
         raise ValueError("not for signing certificates")
@@ -131,10 +124,11 @@ def _is_no_authority(_: Policy, __: x509.Certificate, extension: x509.BasicConst
         raise ValueError("an authority, no client")
 
 
-# The rules of web servers ask for names and identifiers that clusters' certificates do not have.
+# The rules of web servers ask for names and identifiers that clusters' certificates do not have. That a signer says of
+# itself that it is an authority, the verifier asks for always.
 _OF_CA: Final = (
     ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _signs)
+    .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)
     .may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _signs_certificates)
     .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _uses)
 )

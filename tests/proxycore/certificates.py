@@ -16,11 +16,21 @@ CLIENTS = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 class Authority:
     """A certificate authority in memory."""
 
-    def __init__(self, name: str = "an authority", issuer: Authority | None = None, *, ends: float = 24) -> None:
+    def __init__(
+        self,
+        name: str = "an authority",
+        issuer: Authority | None = None,
+        *,
+        ends: float = 24,
+        ca: bool = True,
+        extension: x509.ExtensionType | None = None,
+    ) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = _builder(self.name, (issuer or self).name, self.key.public_key(), -3, ends)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        if extension is not None:
+            builder = builder.add_extension(extension, critical=True)
         self.certificate = builder.sign((issuer or self).key, hashes.SHA256())
 
     @property

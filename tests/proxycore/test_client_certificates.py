@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxycore import client_certificates
 from proxycore.client_certificates import ClientCertificates
 from proxycore.identities import Identity
 from proxycore.xfcc import certificate_of
@@ -59,6 +60,7 @@ REFUSED = {
     "of another authority of the same name": Authority("an authority").client("alice"),
     "signed by a client": Pair(ALICE.certificate, ALICE.key),  # replaced below
     "without a name": AUTHORITY.client("", "devs"),
+    "with an empty group": AUTHORITY.client("alice", ""),
     "with two names": AUTHORITY.client("alice", users=("bob",)),
     "with an empty looking name": AUTHORITY.client(" "),
     "with a name that gets trimmed": AUTHORITY.client("alice "),
@@ -90,6 +92,43 @@ def test_a_client_whose_certificate_is_in_the_bundle_signs_for_nobody() -> None:
     certificates.trust((AUTHORITY.pem + ALICE.pem).encode())
 
     assert certificates.identify(signed_by_a_client().der) is None
+
+
+def key_usage(*, signs: bool) -> x509.KeyUsage:
+    others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign")
+    names = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(digital_signature=True, key_cert_sign=signs, **names)
+
+
+NO_SIGNER = {
+    "a client that says so": Authority(ca=False),
+    "an authority whose key is not for certificates": Authority(extension=key_usage(signs=False)),
+    "an authority for servers alone": Authority(extension=x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])),
+}
+
+
+@pytest.mark.parametrize("signer", NO_SIGNER.values(), ids=NO_SIGNER)
+def test_what_is_not_made_for_it_signs_for_nobody_though_it_is_in_the_bundle(signer: Authority) -> None:
+    assert trusting(signer).identify(signer.client("alice").der) is None
+
+
+def test_an_authority_that_says_what_its_key_is_for_signs() -> None:
+    for extension in (key_usage(signs=True), x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])):
+        signer = Authority(extension=extension)
+        assert trusting(signer).identify(signer.client("alice").der) is not None
+
+
+def test_a_certificate_that_says_that_it_is_no_authority_is_a_client() -> None:
+    pair = AUTHORITY.client(extension=x509.BasicConstraints(ca=False, path_length=None))
+
+    assert trusting().identify(pair.der) is not None
+
+
+def test_a_client_whose_certificate_is_in_the_bundle_is_not_proven_by_that() -> None:
+    certificates = ClientCertificates(ttl=10)
+    certificates.trust(ALICE.pem.encode())
+
+    assert certificates.identify(ALICE.der) is None
 
 
 def test_an_authoritys_own_certificate_is_no_client() -> None:
@@ -124,6 +163,75 @@ def test_a_certificate_is_worth_nothing_from_its_end_on_also_where_it_is_remembe
     clock.now += 3  # within the ten seconds
 
     assert certificates.identify(ALICE.der) is None
+
+
+def test_a_certificate_is_good_from_its_first_moment_to_its_last_and_not_the_part_of_a_second_after() -> None:
+    begins, ends = (ALICE.certificate.not_valid_before_utc, ALICE.certificate.not_valid_after_utc)
+
+    def is_good(now: float) -> bool:
+        clock = Clock()
+        clock.now = now
+        return trusting(clock=clock).identify(ALICE.der) is not None
+
+    assert [is_good(begins.timestamp() + seconds) for seconds in (-0.5, 0)] == [False, True]
+    assert [is_good(ends.timestamp() + seconds) for seconds in (0, 0.5)] == [True, False]
+
+
+def test_time_is_the_same_wherever_the_proxy_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        found = trusting().identify(ALICE.der)
+    time.tzset()
+
+    assert found is not None
+
+
+@pytest.mark.parametrize("pair", [ALICE, REFUSED["for servers"]], ids=["good", "refused"])
+def test_a_certificate_is_judged_once_in_ten_seconds(pair: Pair, judged: list[bytes]) -> None:
+    clock = Clock()
+    certificates = trusting(clock=clock, ttl=10.0)
+
+    for seconds in (0, 9, 1, 9):  # at 0, 9, 10 and 19 seconds
+        clock.now += seconds
+        certificates.identify(pair.der)
+
+    assert judged == [pair.der, pair.der]
+
+
+def test_of_more_certificates_than_are_remembered_those_are_forgotten_that_were_judged_first(
+    judged: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_certificates, "MAX_REMEMBERED", 2)
+    clock = Clock()
+    certificates = trusting(clock=clock, ttl=10.0)
+    first, second, third = (AUTHORITY.client(name).der for name in ("first", "second", "third"))
+
+    certificates.identify(first)
+    clock.now += 1
+    certificates.identify(second)
+    clock.now += 9.5
+    certificates.identify(first)  # again, so that the second is now the oldest
+    certificates.identify(third)
+    judged.clear()
+    for one in (first, third, second):
+        certificates.identify(one)
+
+    assert judged == [second]
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The certificates that were read, in order."""
+    found: list[bytes] = []
+    load = x509.load_der_x509_certificate
+
+    def noted(der: bytes) -> x509.Certificate:
+        found.append(der)
+        return load(der)
+
+    monkeypatch.setattr(x509, "load_der_x509_certificate", noted)
+    return found
 
 
 def test_another_bundle_counts_at_once() -> None:

@@ -81,10 +81,14 @@ class StreamState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KvEntry(msgspec.Struct, frozen=True):
-    """A key of the bucket: revision for compare-and-set, and the value (empty after a delete)."""
+    """A key of the bucket: revision for compare-and-set, and the value (empty after a delete).
+
+    ``last``: after a delete the value before it, if whoever deleted it left that.
+    """
 
     revision: int
     value: bytes
+    last: bytes = b""
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -350,15 +354,17 @@ class Bus:
         message = await self.last(f"KV_{BUCKET}", kv_subject(BUCKET, target))
         if message is None:
             return None
-        return KvEntry(message.sequence, b"" if "KV-Operation" in message.headers else message.data)
+        if "KV-Operation" in message.headers:
+            return KvEntry(message.sequence, b"", message.data)
+        return KvEntry(message.sequence, message.data)
 
     async def kv_put(self, target: Key, value: bytes, *, revision: int) -> int:
         """Write a key if its revision is still this one (0: never written); WrongSequenceError otherwise."""
         return (await self.publish(kv_subject(BUCKET, target), value, expect_last=revision)).sequence
 
-    async def kv_delete(self, target: Key, *, revision: int) -> None:
-        """Delete a key if its revision is still this one; WrongSequenceError otherwise."""
-        await self.publish(kv_subject(BUCKET, target), b"", expect_last=revision, headers={"KV-Operation": "DEL"})
+    async def kv_delete(self, target: Key, *, revision: int, last: bytes = b"") -> None:
+        """Delete a key if its revision is still this one, leaving the last value; WrongSequenceError otherwise."""
+        await self.publish(kv_subject(BUCKET, target), last, expect_last=revision, headers={"KV-Operation": "DEL"})
 
     def _event(self, type_: str, subject: str, id_: str = "") -> events.Event:
         return events.Event(

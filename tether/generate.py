@@ -35,8 +35,8 @@ from tether.generate_plan import (
     wanted_data,
 )
 from workers.desired import Target, kubeconfig
+from workers.existing import Existing
 from workers.names import token_name
-from workers.writing import Existing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,7 @@ from workers.ownership import Account
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from workers.writing import Existing
+    from workers.existing import Existing
 
 Object = dict[str, Any]
 

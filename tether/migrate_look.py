@@ -27,10 +27,10 @@ from tether.cluster_lists import (
 from tether.cluster_relations import entitled, is_capsule_user, read_tenancy
 from tether.migrate_plan import Found, Holder, Resource, bridge_name
 from workers.desired import Target, Token, digest, home_role_binding, impersonator
+from workers.existing import Existing, same_content
 from workers.names import hashed_kubeconfig_name, kubeconfig_name, settled_cluster_role_name, token_name
 from workers.options import options
 from workers.ownership import Owner, is_promoted, owner_set
-from workers.writing import Existing, same_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,6 +8,7 @@ import msgspec
 
 from eventcore.keys import ObjectKey
 from eventcore.kube import JSON, METADATA, METADATA_LIST, api_path
+from eventcore.kube_paths import object_path
 from eventcore.objects import CAPSULE_GROUP, LABEL_COMPONENT, Meta
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class KindRow(msgspec.Struct, frozen=True, kw_only=True):
 
     def object_path(self, target: ObjectKey) -> str:
         """Return the path of one object of this kind."""
-        return api_path(self.group, self.version, self.plural, namespace=target.namespace, name=target.name)
+        return object_path(self.group, self.version, self.plural, target.name, namespace=target.namespace)
 
     def params(self) -> dict[str, str]:
         """Return the selectors of a list and a watch."""

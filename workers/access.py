@@ -103,7 +103,7 @@ async def _write(context: Context, run: Run, entry: KvEntry | None, value: bytes
         if value:
             await context.bus.kv_put(run.key, value, revision=entry.revision if entry else 0)
         elif entry is not None:
-            await context.bus.kv_delete(run.key, revision=entry.revision)
+            await context.bus.kv_delete(run.key, revision=entry.revision, last=entry.value)
     except WrongSequenceError:
         return Retry("the grant has just been written by another worker", after=SOON)
     except RefusedError as error:

@@ -84,7 +84,8 @@ class CapsuleUsers:
 
         async def permit() -> None:
             if switched_on:
-                await self._context.judge.confirm_lost(account, [memory.tenant])
+                tenants = self._context.relations.remembered_tenants(account)
+                await self._context.judge.confirm_lost(account, {*tenants, memory.tenant})
 
         try:
             if await self._patch(run, lambda body: removal(body, account), permit):

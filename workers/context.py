@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from eventcore.reading import Reader
     from eventcore.settings import Settings
     from eventcore.views import ObjectRecord, ObjectsView
+    from workers.existing import Existing
     from workers.ownership import Account
-    from workers.writing import Existing
 
 SOON: Final = 0.2
 """Seconds until a look again at what another worker or watcher is just bringing about."""

@@ -14,6 +14,7 @@ import msgspec
 import yaml
 
 from eventcore.kube import ObjectRef, api_path
+from eventcore.kube_paths import object_path
 from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, COMPONENT_CA, LABEL_COMPONENT
 from workers.names import binding_name, lockdown_name, role_binding_name, token_name
 from workers.ownership import Account
@@ -72,8 +73,9 @@ class Target(msgspec.Struct, frozen=True, order=True):
 
     @property
     def path(self) -> str:
+        """The path of the object; NotFoundError for a name that no object can have."""
         group, version, plural = _PATHS[self.kind]
-        return api_path(group, version, plural, namespace=self.namespace, name=self.name)
+        return object_path(group, version, plural, self.name, namespace=self.namespace)
 
     @property
     def api_version(self) -> str:

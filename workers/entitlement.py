@@ -4,30 +4,38 @@ A Tenant may name an account in a namespace that does not exist yet, and whoever
 So an account whose home is a member of a Tenant that it does not own gets nothing.
 
 The view answers first. Before a right is given, the API server answers again, since the view may be a moment behind.
+Before one is taken, the API server may object, since a view that is being filled again must not take anything from
+anybody: it objects by saying that the account still owns, and by nothing else. What the account itself can write is not
+asked about.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from eventcore.clock import now
-from eventcore.errors import NotFoundError, TetherError
-from eventcore.kube import api_path
+from eventcore.errors import KubeError, NotFoundError, TetherError
+from eventcore.kube_paths import object_path
+from eventcore.logs import get
 from eventcore.objects import CAPSULE_GROUP, Namespace, ServiceAccount, Tenant
-from workers.ownership import Account, identities, is_enabled, namespace_claims, namespace_tenant
+from workers.ownership import Account, identities, is_enabled, namespace_tenant, provable_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from eventcore.kube import KubeClient
     from eventcore.reading import Reader
     from eventcore.settings import Settings
     from eventcore.views import ObjectRecord, ObjectsView
     from workers.relations import Relations
+
+log = get("workers.entitlement")
 
 T = TypeVar("T")
 
@@ -37,6 +45,10 @@ OPTIONAL_KINDS: Final = {"TenantOwner": "tenantowners", "CapsuleConfiguration": 
 """Kinds that count in the same way where the API server serves them, by their plural."""
 SERVED_FOR: Final = 10.0
 """Seconds for which it is believed which kinds are served."""
+OBJECTION: Final = 5.0
+"""Seconds that the API server has to object to a revocation."""
+_NO_OBJECTION: Final = frozenset({400, 403, 404})
+"""Answers of an API server that is there and does not say that anybody owns anything."""
 
 
 class OutdatedError(TetherError):
@@ -95,6 +107,10 @@ class Judge:
                 self._served_plurals = frozenset(one.name for one in found.resources)
             except NotFoundError:
                 self._served_plurals = frozenset()
+            except KubeError:
+                if self._served_at == float("-inf"):
+                    raise
+                return self._served_plurals  # as it was: an API server that fails now must not hold up a revocation
             self._served_at = time.monotonic()
         return self._served_plurals
 
@@ -147,37 +163,72 @@ class Judge:
         raise OutdatedError(f"ServiceAccount {account} has just lost its Tenant")
 
     async def confirm_lost(self, account: Account, tenants: Iterable[str]) -> None:
-        """Ask the API server whether an account really has lost everything; OutdatedError if not.
+        """Let the API server object to taking everything from an account: OutdatedError if it owns one of ``tenants``.
 
-        ``tenants`` are those that its objects were made for. A view that was lost and is being filled again must not
-        take anything from anybody.
+        These are not to come from what the account can write; see `Relations.remembered_tenants`.
         """
-        service_account = await self._account(account)
-        if service_account is None or not is_enabled(service_account) or await self._foreign_home(account):
-            return
-        for name in sorted(set(tenants)):
-            if await self._owns(account, name):
-                raise OutdatedError(f"the view does not show yet that {account} owns Tenant {name}")
+        async with self._objections(f"what {account} owns"):
+            service_account = await self._account(account)
+            if service_account is None or not is_enabled(service_account):
+                return
+            tenant = await self._first_owned(account, tenants)
+            if tenant and not await self._foreign_home(account):
+                raise OutdatedError(f"the view does not show yet that {account} owns Tenant {tenant}")
 
     async def confirm_left(self, account: Account, namespace: str, tenants: Iterable[str]) -> None:
-        """Ask the API server whether a namespace is really of none of these tenants that the account owns."""
-        found = await self._namespace(namespace)
-        if found is None:
-            return
-        for name in sorted(namespace_claims(found) & set(tenants)):
-            fresh = await self._tenant(name)
-            proven = fresh is not None and namespace_tenant(found, {name: fresh}) is not None
-            if proven and await self._owns(account, name):
+        """Let the API server object: OutdatedError if a namespace is still of one of these tenants of the account."""
+        async with self._objections(f"whose {namespace} is"):
+            found = await self._namespace(namespace)
+            name = await self._proven_tenant(found)
+            if name in set(tenants) and await self._owns(account, name):
                 raise OutdatedError(f"the view does not show yet that namespace {namespace} is of Tenant {name}")
+
+    async def _first_owned(self, account: Account, tenants: Iterable[str]) -> str:
+        """Return one of these tenants that the account owns at the API server; one that cannot be asked is passed."""
+        failure: KubeError | None = None
+        for name in tenants:
+            try:
+                if await self._owns(account, name):
+                    return name
+            except KubeError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return ""
+
+    @asynccontextmanager
+    async def _objections(self, what: str) -> AsyncIterator[None]:
+        """Bound the time for objections, and let no failure be one, as long as watchers vouch for the view.
+
+        Where no answer came and no watcher has vouched lately, nobody knows, and nothing is taken: OutdatedError.
+        """
+        try:
+            async with asyncio.timeout(OBJECTION):
+                yield
+        except (KubeError, TimeoutError) as error:
+            why = str(error) or "no answer in time"
+            log.warning("API server was asked before a revocation and does not say", what=what, error=why)
+            if isinstance(error, KubeError) and error.status in _NO_OBJECTION:
+                return
+            if kind := self._stale():
+                raise OutdatedError(f"neither API server ({why}) nor watchers of {kind} say {what}") from error
+
+    def _stale(self) -> str:
+        """Return a required kind for which no watcher has vouched lately, or ""."""
+        limit = self._settings.max_view_age
+        return next((kind for kind in REQUIRED_KINDS if self._reader.view.age(kind) > limit), "")
 
     async def _foreign_home(self, account: Account) -> str:
         """Return the Tenant that an account's home provably belongs to at the API server and that it does not own."""
-        home = await self._namespace(account.namespace)
-        for name in sorted(namespace_claims(home)) if home else ():
-            fresh = await self._tenant(name)
-            if home and fresh and namespace_tenant(home, {name: fresh}) and not self._is_owner(account, fresh):
-                return name
-        return ""
+        name = await self._proven_tenant(await self._namespace(account.namespace))
+        return name if name and not await self._owns(account, name) else ""
+
+    async def _proven_tenant(self, namespace: Namespace | None) -> str:
+        """Return the Tenant that a namespace provably belongs to at the API server, "" without one."""
+        if namespace is None or not (name := provable_tenant(namespace)):
+            return ""
+        fresh = await self._tenant(name)
+        return name if fresh is not None and namespace_tenant(namespace, {name: fresh}) is not None else ""
 
     async def _owns(self, account: Account, name: str) -> bool:
         tenant = await self._tenant(name)
@@ -190,24 +241,26 @@ class Judge:
 
     async def confirm_namespace(self, name: str, tenant: str) -> None:
         """Ask the API server whether a namespace is provably of this tenant; OutdatedError if not, or without one."""
-        if not tenant:
-            raise OutdatedError(f"Namespace {name} has just left its Tenant")
-        namespace, fresh = await self._namespace(name), await self._tenant(tenant)
-        if namespace is None or fresh is None or namespace_tenant(namespace, {tenant: fresh}) is None:
-            raise OutdatedError(f"Namespace {name} has just left Tenant {tenant}")
+        if not tenant or await self._proven_tenant(await self._namespace(name)) != tenant:
+            raise OutdatedError(
+                f"Namespace {name} has just left Tenant {tenant}"
+                if tenant
+                else f"Namespace {name} has just left its Tenant"
+            )
 
     async def _account(self, account: Account) -> ServiceAccount | None:
-        path = api_path("", "v1", "serviceaccounts", namespace=account.namespace, name=account.name)
-        return await self._get(ServiceAccount, path)
+        return await self._get(ServiceAccount, "", "v1", "serviceaccounts", account.name, account.namespace)
 
     async def _namespace(self, name: str) -> Namespace | None:
-        return await self._get(Namespace, api_path("", "v1", "namespaces", name=name))
+        return await self._get(Namespace, "", "v1", "namespaces", name)
 
     async def _tenant(self, name: str) -> Tenant | None:
-        return await self._get(Tenant, api_path(CAPSULE_GROUP, "v1beta2", "tenants", name=name))
+        return await self._get(Tenant, CAPSULE_GROUP, "v1beta2", "tenants", name)
 
-    async def _get(self, kind: type[T], path: str) -> T | None:
+    async def _get(
+        self, kind: type[T], group: str, version: str, plural: str, name: str, namespace: str = ""
+    ) -> T | None:
         try:
-            return await self.client.get_as(kind, path)
+            return await self.client.get_as(kind, object_path(group, version, plural, name, namespace=namespace))
         except NotFoundError:
             return None

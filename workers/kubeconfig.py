@@ -29,13 +29,14 @@ from workers.entitlement import OutdatedError
 from workers.minting import token_text
 from workers.names import hashed_kubeconfig_name, kubeconfig_name, token_name
 from workers.ownership import Account
+from workers.writing import MOST_REMOVED
 
 if TYPE_CHECKING:
     from eventcore.consumer import Reconcile, Result, Run
     from workers.context import Context
     from workers.entitlement import Entitlement
+    from workers.existing import Existing
     from workers.options import Options
-    from workers.writing import Existing
 
 PATIENCE: Final = 3
 """Tries after which an Event says what is missing: at first the token is only on its way."""
@@ -158,8 +159,8 @@ async def _remove_config_maps(context: Context, run: Run, account: Account, *, k
         for one in context.relations.objects_of(account, "kubeconfig")
         if one.key.kind == "ConfigMap"
     }
-    for target in sorted((found | {_config_map(context, account)}) - {keep}):
-        await context.writer.remove(run, target, account, action="removed")
+    targets = sorted((found | {_config_map(context, account)}) - {keep})
+    await context.writer.remove_all(run, targets, account, action="removed")
 
 
 async def _write(
@@ -264,29 +265,25 @@ async def _remove(
     A copy in a namespace that is still there shows that its people may have read the token, so first the token is
     marked to be rotated: the mark stands when the copy goes, whatever happens to this worker in between.
     """
-    names = set(_names(context, account))
-    names |= {
+    others = {
         one.key.name
         for one in context.relations.objects_of(account, "kubeconfig")
         if (one.key.kind, one.key.namespace) == ("Secret", namespace)
     }
-    targets = [Target("Secret", namespace, name) for name in sorted(names)]
-    maps = [_config_map(context, account)] if context.settings.kubeconfig_configmaps else []
-    tenants = await context.writer.tenants([*targets, *maps], account)
+    names = dict.fromkeys([*_names(context, account), *sorted(others)])
+    targets = [Target("Secret", namespace, name) for name in names][:MOST_REMOVED]
+    tenants = context.relations.remembered_tenants(account)
     if entitlement is None:
         await context.judge.confirm_lost(account, tenants)
-        if namespace == account.namespace:
-            await _remove_config_maps(context, run, account)
     elif not chosen and context.relations.is_distributed(account, namespace):
-        await context.judge.confirm_left(account, namespace, {*entitlement.tenants, *tenants})
-    left = entitlement is not None and _has_left(context, account, namespace)
-    for target in targets:
+        await context.judge.confirm_left(account, namespace, tenants)
+    for target in targets if entitlement is not None and _has_left(context, account, namespace) else ():
         existing = await context.writer.read(target)
-        if existing is None or (existing.marked and not existing.belongs_to(account)):
-            continue
-        if left:
+        if existing is not None and (existing.belongs_to(account) or not existing.marked):
             await _demand_rotation(context, run, account, existing)
-        await context.writer.remove(run, target, account, action="removed")
+    await context.writer.remove_all(run, targets, account, action="removed")
+    if entitlement is None and namespace == account.namespace:
+        await _remove_config_maps(context, run, account)
 
 
 def _has_left(context: Context, account: Account, namespace: str) -> bool:

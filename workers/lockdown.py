@@ -52,9 +52,8 @@ async def _remove(
 ) -> None:
     target = Target("RoleBinding", namespace, lockdown_name(account))
     if context.settings.flux_service_account:
-        tenants = await context.writer.tenants([target], account)
         if entitlement is None:
-            await context.judge.confirm_lost(account, tenants)
+            await context.judge.confirm_lost(account, context.relations.remembered_tenants(account))
         elif context.relations.is_distributed(account, namespace):
-            await context.judge.confirm_left(account, namespace, {*entitlement.tenants, *tenants})
+            await context.judge.confirm_left(account, namespace, context.relations.remembered_tenants(account))
     await context.writer.remove(run, target, account, action="revoked")

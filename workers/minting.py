@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from eventcore.kube import ObjectRef
     from workers.context import Context
     from workers.entitlement import Entitlement
+    from workers.existing import Existing
     from workers.ownership import Account
-    from workers.writing import Existing, Transition
+    from workers.writing import Transition
 
 PATIENCE: Final = 3
 """Tries after which an Event says why there is no token."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         LabelSelector,
         LabelSelectorRequirement,
         Namespace,
+        OwnerReference,
         ServiceAccount,
         Tenant,
         TenantOwner,
@@ -219,7 +220,7 @@ def stale_until(state: OwnerState, now: datetime, grace: float) -> datetime | No
 
 
 def namespace_claims(namespace: Namespace) -> frozenset[str]:
-    """Return the names of all tenants that a namespace mentions, by label or owner reference, proven or not."""
+    """Return the tenants that a namespace mentions, by label or owner reference, proven or not, if such may exist."""
     claims = {r.name for r in namespace.metadata.owner_references if _of_capsule(r.api_version) and r.kind == "Tenant"}
     claims.add(namespace.metadata.labels.get(LABEL_TENANT, ""))
     return frozenset(name for name in claims if is_object_name(name))
@@ -231,14 +232,24 @@ def namespace_tenant(namespace: Namespace, tenants: Mapping[str, Tenant]) -> Ten
     It has exactly one owner reference to a Tenant, a live Tenant of that name and uid exists, and the label agrees.
     Anything else is nobody's.
     """
+    reference = _only_reference(namespace)
+    tenant = tenants.get(reference.name) if reference else None
+    if reference is None or tenant is None or not is_live(tenant):
+        return None
+    return tenant if reference.uid and tenant.metadata.uid == reference.uid else None
+
+
+def provable_tenant(namespace: Namespace) -> str:
+    """Return the one tenant that a namespace may provably belong to, "" where it contradicts itself."""
+    reference = _only_reference(namespace)
+    return reference.name if reference else ""
+
+
+def _only_reference(namespace: Namespace) -> OwnerReference | None:
     references = [r for r in namespace.metadata.owner_references if r.kind == "Tenant" and _of_capsule(r.api_version)]
-    if len(references) != 1:
+    if len(references) != 1 or namespace.metadata.labels.get(LABEL_TENANT) != references[0].name:
         return None
-    reference = references[0]
-    tenant = tenants.get(reference.name)
-    if tenant is None or not is_live(tenant) or not reference.uid or tenant.metadata.uid != reference.uid:
-        return None
-    return tenant if namespace.metadata.labels.get(LABEL_TENANT) == reference.name else None
+    return references[0]
 
 
 def _of_capsule(api_version: str) -> bool:

@@ -43,11 +43,12 @@ async def _reconcile(context: Context, users: CapsuleUsers, run: Run) -> Result:
         return await lockdown.reconcile(context, run)
     account = Account.of_key(run.key)
     entitlement = context.judge.look(account)
-    await _tell_refused(context, run, account)
     if entitlement is None:
         await _remove(context, run, account, keep=())
         await users.release(run, account)
+        await _tell_refused(context, run, account)
         return until()
+    await _tell_refused(context, run, account)
     held_up = ""
     wanted = _wanted(context, entitlement)
     had_nothing = not _rights(context, account)
@@ -137,10 +138,10 @@ async def _remove(context: Context, run: Run, account: Account, *, keep: Iterabl
         for name in (plain, with_hash(plain, account)):
             found |= {Target("ClusterRole", "", name), Target("ClusterRoleBinding", "", name)}
     if not kept:
-        await context.judge.confirm_lost(account, await context.writer.tenants(found, account))
-    revoked = False
-    for target in sorted(found - kept, key=lambda target: (target.kind == "ClusterRole", target)):
-        revoked |= await context.writer.remove(run, target, account, action="revoked")
+        await context.judge.confirm_lost(account, context.relations.remembered_tenants(account))
+    first = Target("RoleBinding", account.namespace, role_binding_name(account))
+    targets = sorted(found - kept, key=lambda target: (target.kind == "ClusterRole", target != first, target))
+    revoked = await context.writer.remove_all(run, targets, account, action="revoked")
     if revoked and not kept:
         await _announce(context, run, account, "Revoked", f"lost its rights: {context.judge.why_not(account)}")
 

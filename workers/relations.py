@@ -7,14 +7,13 @@ what is related after can be compared. The router and the workers each keep one 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from eventcore.objects import (
     ANNOTATION_PROXY_CA,
     CapsuleConfiguration,
     CapsuleConfigurationSpec,
     GlobalProxySettings,
-    Meta,
     Namespace,
     ProxySetting,
     ServiceAccount,
@@ -22,7 +21,8 @@ from eventcore.objects import (
     TenantOwner,
 )
 from eventcore.selectors import parse_selector
-from workers.own_objects import OWN_KINDS, OwnObject, is_ca_copy, is_lockdown, own_account
+from workers.own_index import OwnIndex
+from workers.own_objects import OWN_KINDS, OwnObject
 from workers.ownership import (
     GROUP_ALL_ACCOUNTS,
     GROUP_AUTHENTICATED,
@@ -46,18 +46,15 @@ from workers.ownership import (
 )
 from workers.proxy_settings import ProxySettingsIndex
 from workers.reflection import Bindings
+from workers.tables import member, put
 from workers.user_entries import remembered
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from datetime import datetime
 
-    from eventcore.keys import ObjectKey
     from eventcore.objects import KubeObject, RoleBinding
     from eventcore.views import Change, ObjectRecord
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class Relations:
@@ -82,32 +79,24 @@ class Relations:
         self._namespaces_of: defaultdict[str, set[str]] = defaultdict(set)
         self._enabled: defaultdict[str, set[Account]] = defaultdict(set)
         self._promoted: defaultdict[str, set[Account]] = defaultdict(set)
-        self._objects: defaultdict[Account, dict[ObjectKey, OwnObject]] = defaultdict(dict)
-        self._homes_with_objects: defaultdict[str, set[Account]] = defaultdict(set)
-        self._copies_in: defaultdict[str, set[Account]] = defaultdict(set)
-        self._lockdown_in: defaultdict[str, set[Account]] = defaultdict(set)
+        self._own = OwnIndex()
         self._users: frozenset[Account] = frozenset()
         self._ca_wanted: set[str] = set()
-        self._ca_copies: defaultdict[str, set[ObjectKey]] = defaultdict(set)
 
     # What is asked.
 
     def is_interesting(self, account: Account) -> bool:
         """Tell whether there is anything to do for an account: it is enabled, or objects were made for it."""
-        return (
-            account in self._enabled.get(account.namespace, ())
-            or bool(self._objects.get(account))
-            or account in self._users
-        )
+        return account in self._enabled.get(account.namespace, ()) or self._own.has(account) or account in self._users
 
     def interesting(self) -> set[Account]:
         """Return every enabled account and every account that has objects of ours, or an entry in Capsule's users."""
-        return set().union(*self._enabled.values(), (a for a, found in self._objects.items() if found), self._users)
+        return set().union(*self._enabled.values(), self._own.accounts(), self._users)
 
     def interesting_in(self, namespace: str) -> set[Account]:
         """Return the interesting accounts whose home is this namespace."""
         users = {account for account in self._users if account.namespace == namespace}
-        return self._enabled.get(namespace, set()) | self._homes_with_objects.get(namespace, set()) | users
+        return self._enabled.get(namespace, set()) | self._own.at_home_in(namespace) | users
 
     def owners(self, tenant: str) -> OwnerState:
         """Return the owners of a live tenant; of any other name, none."""
@@ -174,8 +163,14 @@ class Relations:
 
     def objects_of(self, account: Account, component: str = "") -> list[OwnObject]:
         """Return our objects for an account, of one component when it is given."""
-        found = self._objects.get(account, {}).values()
-        return [one for one in found if not component or one.component == component]
+        return self._own.of(account, component)
+
+    def remembered_tenants(self, account: Account) -> list[str]:
+        """Return the tenants that an account may own, by what nobody but an administrator, Capsule and Tether writes.
+
+        Beside those that the view shows, the ones that its cluster-scoped objects were made for.
+        """
+        return sorted(self.tenants_of_account(account) | self._own.cluster_tenants(account))
 
     def settings_of(self, subject: Owner) -> list[tuple[str, ProxySetting]]:
         """Return (tenant, setting) of every ProxySetting that names a subject and stands in a tenant's namespace."""
@@ -192,11 +187,11 @@ class Relations:
 
     def copies_in(self, namespace: str) -> set[Account]:
         """Return the accounts that have a kubeconfig of ours in a namespace."""
-        return self._copies_in.get(namespace, set())
+        return self._own.copies_in(namespace)
 
     def ca_namespaces(self) -> set[str]:
         """Return the namespaces that ask for a copy of the proxy's CA, or have one of ours."""
-        return self._ca_wanted | set(self._ca_copies)
+        return self._ca_wanted | self._own.ca_copies()
 
     def targets(self, account: Account, tenants: set[str]) -> set[str]:
         """Return the namespaces where the kubeconfig of an account belongs that owns these tenants."""
@@ -214,7 +209,7 @@ class Relations:
 
     def lockdown_in(self, namespace: str) -> set[Account]:
         """Return the accounts for which Flux's default account is bound in a namespace."""
-        return self._lockdown_in.get(namespace, set())
+        return self._own.lockdown_in(namespace)
 
     def is_distributed(self, account: Account, namespace: str) -> bool:
         """Tell whether the kubeconfig of an account goes to a namespace, if that is one of its tenants'.
@@ -251,7 +246,7 @@ class Relations:
             case "Tenant":
                 self._tenant(key.name, cast("Tenant | None", old), cast("Tenant | None", new), record.time)
             case "TenantOwner":
-                _put(self.tenant_owners, key.name, cast("TenantOwner | None", new))
+                put(self.tenant_owners, key.name, cast("TenantOwner | None", new))
                 self._index_all_owners()
             case "CapsuleConfiguration" if key.name == self._configuration:
                 self.configuration = cast("CapsuleConfiguration | None", new)
@@ -262,24 +257,24 @@ class Relations:
             case "AnyRoleBinding":
                 self.bindings.put(key, cast("RoleBinding | None", new))
             case kind if kind in OWN_KINDS:
-                self._own(key, old.metadata if old else None, new.metadata if new else None)
+                self._own.apply(key, old.metadata if old else None, new.metadata if new else None)
 
     def _account(self, account: Account, new: ServiceAccount | None) -> None:
-        _put(self.accounts, account, new)
-        _member(self._enabled, account.namespace, account, present=new is not None and is_enabled(new))
+        put(self.accounts, account, new)
+        member(self._enabled, account.namespace, account, present=new is not None and is_enabled(new))
         was = account in self._promoted.get(account.namespace, ())
         promoted = new is not None and is_promoted(new)
-        _member(self._promoted, account.namespace, account, present=promoted)
+        member(self._promoted, account.namespace, account, present=promoted)
         if was != promoted:
             self._index_owners_of(self.tenant_of(account.namespace))
 
     def _namespace(self, name: str, new: Namespace | None) -> None:
         old = self.namespaces.get(name)
         for tenant in namespace_claims(old) if old else ():
-            _member(self._claims, tenant, name, present=False)
+            member(self._claims, tenant, name, present=False)
         for tenant in namespace_claims(new) if new else ():
-            _member(self._claims, tenant, name, present=True)
-        _put(self.namespaces, name, new)
+            member(self._claims, tenant, name, present=True)
+        put(self.namespaces, name, new)
         wants = new is not None and ANNOTATION_PROXY_CA in new.metadata.annotations
         (self._ca_wanted.add if wants else self._ca_wanted.discard)(name)
         self._prove(name)
@@ -290,16 +285,16 @@ class Relations:
         before, after = self.tenant_of(name), tenant.metadata.name if tenant else ""
         if before == after:
             return
-        _member(self._namespaces_of, before, name, present=False)
-        _put(self._tenant_of, name, after or None)
+        member(self._namespaces_of, before, name, present=False)
+        put(self._tenant_of, name, after or None)
         if after:
-            _member(self._namespaces_of, after, name, present=True)
+            member(self._namespaces_of, after, name, present=True)
         if self._promoted.get(name):
             self._index_owners_of(before)
             self._index_owners_of(after)
 
     def _tenant(self, name: str, old: Tenant | None, new: Tenant | None, time: datetime) -> None:
-        _put(self.tenants, name, new)
+        put(self.tenants, name, new)
         if old and new:
             gone = owner_set(old.spec.owners) - owner_set(new.spec.owners)
             self._removed[name] = (self._removed.get(name, frozenset()) | gone) - owner_set(new.spec.owners)
@@ -321,10 +316,10 @@ class Relations:
         before = self._owners.get(name, OwnerState())
         after = self.judge(tenant, before.since or time) if tenant else OwnerState()
         for owner in before.all - after.all:
-            _member(self._tenants_of, owner, name, present=False)
+            member(self._tenants_of, owner, name, present=False)
         for owner in after.all - before.all:
-            _member(self._tenants_of, owner, name, present=True)
-        _put(self._owners, name, after if after != OwnerState() else None)
+            member(self._tenants_of, owner, name, present=True)
+        put(self._owners, name, after if after != OwnerState() else None)
 
     def judge(self, tenant: Tenant, since: datetime | None = None) -> OwnerState:
         """Return the owners of a Tenant as it was just read, beside all else that is known here."""
@@ -354,43 +349,7 @@ class Relations:
         allowed = spec.allow_service_account_promotion and tenant.spec.permissions.allow_owner_promotion is not False
         return not allowed or account not in self._promoted.get(account.namespace, ())
 
-    def _own(self, key: ObjectKey, old: Meta | None, new: Meta | None) -> None:
-        _member(self._ca_copies, key.namespace, key, present=is_ca_copy(new))
-        before, after = own_account(old), own_account(new)
-        if before and before != after:
-            self._objects[before].pop(key, None)
-            self._count(before, key)
-        if after and new:
-            self._objects[after][key] = OwnObject(key, new)
-            self._count(after, key)
-
-    def _count(self, account: Account, key: ObjectKey) -> None:
-        found = self._objects.get(account, {})
-        if not found:
-            self._objects.pop(account, None)
-        _member(self._homes_with_objects, account.namespace, account, present=bool(found))
-        here = any(one.component == "kubeconfig" and k.namespace == key.namespace for k, one in found.items())
-        _member(self._copies_in, key.namespace, account, present=here)
-        bound = any(is_lockdown(k, account) and k.namespace == key.namespace for k in found)
-        _member(self._lockdown_in, key.namespace, account, present=bound)
-
 
 def live(record: ObjectRecord | None) -> KubeObject | None:
     """Return the object of a record, None for nothing and for a tombstone."""
     return None if record is None or record.deleted else record.obj
-
-
-def _put(table: dict[K, V], key: K, value: V | None) -> None:
-    if value is None:
-        table.pop(key, None)
-    else:
-        table[key] = value
-
-
-def _member(index: defaultdict[K, set[V]], key: K, value: V, *, present: bool) -> None:
-    if present:
-        index[key].add(value)
-    elif key in index:
-        index[key].discard(value)
-        if not index[key]:
-            del index[key]

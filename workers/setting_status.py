@@ -14,7 +14,7 @@ from eventcore.consumer import Done, Retry, Terminal
 from eventcore.errors import ConflictError, NotFoundError
 from eventcore.foreign import shown
 from eventcore.keys import ObjectKey, key
-from eventcore.kube import api_path
+from eventcore.kube_paths import object_path
 from eventcore.objects import ANNOTATION_CLUSTER_RESOURCES, CAPSULE_GROUP, Condition, ProxySetting, ProxyStatus
 from workers.cluster_rules import Ignored, permits, resources_of, wrong
 from workers.context import SOON
@@ -57,11 +57,11 @@ async def reconcile(context: Context, run: Run, config: ConfigGrant | None) -> R
     wanted = status_of(setting, context.relations, config, gate=context.settings.proxy_cluster_scoped)
     if wanted == setting.status:
         return Done()
-    path = api_path(CAPSULE_GROUP, "v1beta1", PLURALS[kind], namespace=namespace, name=name, subresource="status")
     # With the version, so that a status made from an older spec never replaces one made from a newer.
     metadata = {"resourceVersion": setting.metadata.resource_version, "uid": setting.metadata.uid}
     run.check()
     try:
+        path = object_path(CAPSULE_GROUP, "v1beta1", PLURALS[kind], name, namespace=namespace, subresource="status")
         await context.client.merge_patch(path, {"metadata": metadata, "status": msgspec.to_builtins(wanted)})
     except NotFoundError:
         return Done()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from eventcore.clock import now
 from eventcore.consumer import Done
-from eventcore.errors import ConflictError, WrongSequenceError
+from eventcore.errors import ConflictError, KubeError, WrongSequenceError
 from eventcore.grants import AccountGrant, decode_grant
 from workers.context import asked, guarded, until
 from workers.desired import (
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from eventcore.settings import Settings
     from workers.context import Context
     from workers.entitlement import Entitlement
+    from workers.existing import Existing
     from workers.options import Options
     from workers.own_objects import OwnObject
-    from workers.writing import Existing
 
 FORCED_OVERLAP: Final = 10.0
 """Seconds that the token before stays valid after a namespace that held it left: enough to rewrite the copies."""
@@ -192,26 +192,27 @@ def _retirement(one: OwnObject, token: Token) -> datetime | None:
 
 
 async def _revoke(context: Context, run: Run, account: Account) -> None:
-    """Take everything back: the grant first, which the proxy obeys at once, then what tokens are bound to."""
+    """Take everything back: the grant first, which the proxy obeys at once, then what tokens are bound to.
+
+    What goes is told by the grant, which no tenant writes, by the view, and by name; none of it by what stands on the
+    account's own objects, and one that cannot be deleted now holds up no other.
+    """
     context.unfinished.pop(account, None)
-    secret = Target("Secret", account.namespace, token_name(account))
-    known = {secret, *(_target(one) for one in _bindings(context, account))}
-    tenants = await context.writer.tenants(known, account)
+    tenants = context.relations.remembered_tenants(account)
     await context.judge.confirm_lost(account, tenants)
     tenant, revoked = min(tenants, default=""), False
-    bound = await _withdraw(context, run, account, tenant)
-    for name, uid in bound.items():
-        run.check()
+    failure: KubeError | None = None
+    for name, uid in (await _withdraw(context, run, account, tenant)).items():
         target = Target("Secret", account.namespace, name)
-        if await context.client.delete(target.path, uid=uid):
-            await context.writer.record(run, "revoked", target, account, tenant)
-            revoked = True
-    existing = await context.writer.read(secret)
-    targets = {_target(one) for one in _bindings(context, account)}
-    if existing is not None and (named := Token.of_annotations(existing.annotations)) is not None:
-        targets.add(Target("Secret", account.namespace, named.binding))
-    for target in (*sorted(targets - {secret}), secret):
-        revoked |= await context.writer.remove(run, target, account, action="revoked", tenant=tenant)
+        try:
+            revoked |= await context.writer.delete(run, target, uid, account, action="revoked", tenant=tenant)
+        except KubeError as error:
+            failure = failure or error
+    secret = Target("Secret", account.namespace, token_name(account))
+    bindings = sorted({_target(one) for one in _bindings(context, account)} - {secret})
+    revoked |= await context.writer.remove_all(run, [secret, *bindings], account, action="revoked", tenant=tenant)
+    if failure is not None:
+        raise failure
     if revoked and (service_account := context.relations.accounts.get(account)) is not None:
         regarding = account_ref(account, service_account.metadata.uid)
         message = "its tokens are revoked: " + context.judge.why_not(account)
@@ -220,18 +221,20 @@ async def _revoke(context: Context, run: Run, account: Account) -> None:
 
 
 async def _withdraw(context: Context, run: Run, account: Account, tenant: str) -> dict[str, str]:
-    """Delete the account's grant; return the binding Secrets that it named, by name, with their uids."""
+    """Delete the account's grant; return the binding Secrets that it names, by name, with their uids.
+
+    A grant that was deleted before still tells which it named.
+    """
     key = account_grant_key(account)
     while (entry := await context.bus.kv_get(key)) is not None and entry.value:
-        grant = decode_grant(key.token(), entry.value)
         run.check()
         try:
-            await context.bus.kv_delete(key, revision=entry.revision)
+            await context.bus.kv_delete(key, revision=entry.revision, last=entry.value)
         except WrongSequenceError:
             continue
-        await context.writer.record(run, "revoked", f"access/{key}", account, tenant)
-        return {one.name: one.uid for one in grant.secrets} if isinstance(grant, AccountGrant) else {}
-    return {}
+        context.writer.record_later(run, "revoked", f"access/{key}", account, tenant)
+    grant = decode_grant(key.token(), entry.last) if entry else None
+    return {one.name: one.uid for one in grant.secrets} if isinstance(grant, AccountGrant) else {}
 
 
 def _bindings(context: Context, account: Account) -> list[OwnObject]:

@@ -8,10 +8,10 @@ what is somebody else's is left, and said so. Before every write the run's time 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -19,9 +19,12 @@ from eventcore.clock import now
 from eventcore.errors import AlreadyExistsError, ConflictError, InvalidError, KubeError, NotFoundError
 from eventcore.events import AuditRecord
 from eventcore.kube import api_path
+from eventcore.kube_paths import object_path
 from eventcore.logs import get
-from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, COMPONENT_CA, LABEL_COMPONENT
-from workers.desired import ANNOTATION_DIGEST, account_ref, namespace_ref
+from eventcore.objects import ANNOTATION_TENANT
+from workers.deleting import delete_whole
+from workers.desired import account_ref, namespace_ref
+from workers.existing import Existing, fixed_differs, renews, same_content, same_marks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -37,7 +40,9 @@ log = get("workers.writing")
 
 MANAGER: Final = "tether"
 REMEMBERED: Final = 10_000
-"""Warnings that are remembered, so that each is given once."""
+"""Warnings that are remembered, so that each is given once, and revocations that are not recorded yet."""
+MOST_REMOVED: Final = 100
+"""Objects that are deleted for one account in one go."""
 
 Written = Literal["same", "created", "renewed", "updated", "foreign", "other"]
 """What became of an object. ``renewed``: it got another token; ``updated``: it was put right otherwise. ``foreign``:
@@ -47,39 +52,6 @@ Transition = Literal["Granted", "Revoked", "TokenMinted", "TokenRotated", "Token
 """Reasons of the Normal Events on an account."""
 
 
-class Existing(msgspec.Struct, frozen=True):
-    """An object as a GET returned it."""
-
-    body: dict[str, Any]
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        return cast("dict[str, Any]", self.body.get("metadata") or {})
-
-    @property
-    def uid(self) -> str:
-        return str(self.metadata.get("uid", ""))
-
-    @property
-    def labels(self) -> dict[str, str]:
-        return self.metadata.get("labels") or {}
-
-    @property
-    def annotations(self) -> dict[str, str]:
-        return self.metadata.get("annotations") or {}
-
-    @property
-    def marked(self) -> bool:
-        """Tell whether Tether made it: either mark will do, since a tenant can strip one."""
-        return LABEL_COMPONENT in self.labels or ANNOTATION_ACCOUNT in self.annotations
-
-    def belongs_to(self, account: Account | None) -> bool:
-        """Tell whether Tether made it for this account; for None, as a copy of the CA."""
-        if account is None:
-            return self.labels.get(LABEL_COMPONENT) == COMPONENT_CA and ANNOTATION_ACCOUNT not in self.annotations
-        return self.marked and self.annotations.get(ANNOTATION_ACCOUNT, str(account)) == str(account)
-
-
 class Writer:
     """Reads and writes single objects for the reconcilers."""
 
@@ -87,6 +59,7 @@ class Writer:
         self.bus = bus
         self.client = client
         self._told: OrderedDict[str, str] = OrderedDict()
+        self._unrecorded: deque[Callable[[], Awaitable[None]]] = deque(maxlen=REMEMBERED)
 
     async def read(self, target: Target) -> Existing | None:
         """Return the object as it is now, None when there is none."""
@@ -94,12 +67,6 @@ class Writer:
             return Existing(msgspec.json.decode(await self.client.get(target.path), type=dict[str, Any]))
         except NotFoundError:
             return None
-
-    async def tenants(self, targets: Iterable[Target], account: Account) -> set[str]:
-        """Return the tenants that those of these objects were made for that are there, and are the account's."""
-        found = [await self.read(target) for target in sorted(targets)]
-        ours = [one for one in found if one is not None and one.belongs_to(account)]
-        return {one.annotations[ANNOTATION_TENANT] for one in ours if ANNOTATION_TENANT in one.annotations}
 
     async def ensure(
         self, run: Run, manifest: Manifest, permit: Callable[[], Awaitable[None]], *, action: str
@@ -129,10 +96,10 @@ class Writer:
             await self.refuse(run, manifest.target, manifest.account, manifest.tenant, existing)
             return "foreign"
         self.settle(_topic(run, manifest.target))
-        if same_content(existing.body, manifest.content) and _same_marks(existing, manifest):
+        if same_content(existing.body, manifest.content) and same_marks(existing, manifest):
             return "same"
         await permit()
-        renewed = _renews(existing, manifest)
+        renewed = renews(existing, manifest)
         await self._update(run, manifest, existing)
         if action:
             what = action if renewed else "written"
@@ -141,17 +108,66 @@ class Writer:
 
     async def remove(self, run: Run, target: Target, account: Account | None, *, action: str, tenant: str = "") -> bool:
         """Delete an object if Tether made it for this account; tell whether there was one to delete."""
+        removed = await self._remove(run, target, account, action=action, tenant=tenant)
+        await self.record_all()
+        return removed
+
+    async def remove_all(
+        self, run: Run, targets: Iterable[Target], account: Account, *, action: str, tenant: str = ""
+    ) -> bool:
+        """Delete in this order what of these was made for an account; tell whether there was anything to delete.
+
+        One that cannot be deleted holds up no other, and the records come after all of them. No more than MOST_REMOVED
+        in one go: whoever may write at home may make any number of objects that look like ours. Raises the first
+        KubeError, or a ConflictError where more are left.
+        """
+        failure: KubeError | None = None
+        removed = 0
+        for target in targets:
+            if removed >= MOST_REMOVED:
+                failure = failure or ConflictError(f"more than {MOST_REMOVED} objects of {account} are to be deleted")
+                break
+            try:
+                removed += await self._remove(run, target, account, action=action, tenant=tenant)
+            except KubeError as error:
+                failure = failure or error
+        await self.record_all()
+        if failure is not None:
+            raise failure
+        return removed > 0
+
+    async def _remove(self, run: Run, target: Target, account: Account | None, *, action: str, tenant: str) -> bool:
         existing = await self.read(target)
         if existing is None or not existing.belongs_to(account):
             return False
+        tenant = tenant or existing.annotations.get(ANNOTATION_TENANT, "")
+        return await self.delete(run, target, existing.uid, account, action=action, tenant=tenant)
+
+    async def delete(
+        self, run: Run, target: Target, uid: str, account: Account | None, *, action: str, tenant: str
+    ) -> bool:
+        """Delete an object that is known by its uid to be ours; tell whether it was there. Recorded by `record_all`."""
         run.check()
-        try:
-            deleted = await self.client.delete(target.path, uid=existing.uid)
-        except ConflictError:
-            return False  # another object stands there now, and its own event brings us back
+        deleted = await delete_whole(self.client, target.path, uid)
         if deleted:
-            await self.record(run, action, target, account, tenant or existing.annotations.get(ANNOTATION_TENANT, ""))
+            self.record_later(run, action, target, account, tenant)
         return deleted
+
+    def record_later(
+        self, run: Run, action: str, target: Target | str, account: Account | None = None, tenant: str = ""
+    ) -> None:
+        """Note what was taken back, for `record_all`: a revocation waits for no record."""
+        self._unrecorded.append(partial(self.record, run, action, target, account, tenant))
+
+    async def record_all(self) -> None:
+        """Append to AUDIT what was noted; what cannot be appended now stays noted for the next time. BusError."""
+        while self._unrecorded:
+            record = self._unrecorded.popleft()
+            try:
+                await record()
+            except BaseException:
+                self._unrecorded.appendleft(record)
+                raise
 
     async def _create(self, run: Run, manifest: Manifest) -> dict[str, Any]:
         run.check()
@@ -160,7 +176,7 @@ class Writer:
         return msgspec.json.decode(answer, type=dict[str, Any])
 
     async def _update(self, run: Run, manifest: Manifest, existing: Existing) -> None:
-        if not _fixed_differs(existing.body, manifest.content):
+        if not fixed_differs(existing.body, manifest.content):
             run.check()
             # InvalidError: a field that may not change, and the server knows one that we do not.
             with suppress(InvalidError):
@@ -206,7 +222,7 @@ class Writer:
 
     async def reclaim(self, run: Run, manifest: Manifest, existing: Existing) -> None:
         """Put our marks back on an object that is known by its uid to be ours."""
-        if _same_marks(existing, manifest):
+        if same_marks(existing, manifest):
             return
         run.check()
         try:
@@ -282,7 +298,7 @@ class Writer:
 
     async def _is_told(self, namespace: str, name: str) -> bool:
         try:
-            await self.client.get(api_path("", "v1", "events", namespace=namespace, name=name))
+            await self.client.get(object_path("", "v1", "events", name, namespace=namespace))
         except NotFoundError:
             return False
         except KubeError as error:
@@ -329,40 +345,3 @@ class Writer:
 
 def _topic(run: Run, target: Target) -> str:
     return f"{run.worker} {run.key} {target}"
-
-
-_DEFAULTS: Final[tuple[Any, ...]] = ("", [], {}, None)
-
-
-def same_content(body: dict[str, Any], content: dict[str, Any]) -> bool:
-    """Tell whether an object says what it should, fields that the API server fills with nothing aside."""
-    return all(bool(_plain(name, body.get(name)) == _plain(name, wanted)) for name, wanted in content.items())
-
-
-def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: plain for key, inner in value.items() if (plain := _plain(key, inner)) not in _DEFAULTS}
-    if isinstance(value, list):
-        return [_plain(name, inner) for inner in value] if name != "apiGroups" else list(value)
-    return value
-
-
-def _same_marks(existing: Existing, manifest: Manifest) -> bool:
-    wanted = manifest.body()["metadata"]
-    return _within(wanted["labels"], existing.labels) and _within(wanted["annotations"], existing.annotations)
-
-
-def _renews(existing: Existing, manifest: Manifest) -> bool:
-    """Tell whether an object gets another token than the one that its annotation names."""
-    wanted = manifest.annotations.get(ANNOTATION_DIGEST)
-    return wanted is not None and existing.annotations.get(ANNOTATION_DIGEST) != wanted
-
-
-def _within(wanted: dict[str, str], found: dict[str, str]) -> bool:
-    return all(found.get(name) == value for name, value in wanted.items())
-
-
-def _fixed_differs(body: dict[str, Any], content: dict[str, Any]) -> bool:
-    """Tell whether a field differs that Kubernetes does not let anybody change."""
-    fixed: dict[str, Any] = {name: content[name] for name in ("roleRef", "type") if name in content}
-    return body.get("immutable") is True or not same_content(body, fixed)

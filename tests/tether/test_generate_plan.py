@@ -34,7 +34,7 @@ from tether.generate_plan import (
     wanted_data,
 )
 from workers.desired import kubeconfig
-from workers.writing import Existing
+from workers.existing import Existing
 
 Object = dict[str, Any]
 UID = "6f1c2f7e-52c7-4a52-9a1c-0d1f8f6f7a11"

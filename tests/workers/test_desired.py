@@ -29,9 +29,9 @@ from workers.desired import (
     token_audiences,
     token_secret,
 )
+from workers.existing import Existing, same_content
 from workers.ownership import Account
 from workers.token import rotation
-from workers.writing import Existing, same_content
 
 ACCOUNT = Account("oil-system", "gitops-reconciler")
 moments = st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 -- bounds have none

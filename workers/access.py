@@ -7,7 +7,7 @@ an older state can never replace one that was compiled from a newer.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from eventcore.clock import now
 from eventcore.consumer import Retry, Terminal
@@ -30,7 +30,8 @@ from workers import setting_status
 from workers.choices import choices, merged, operations, setting_operations
 from workers.cluster_rules import permits, rules_of
 from workers.context import SOON, guarded, until
-from workers.desired import ANNOTATION_ACCOUNT_UID, ANNOTATION_DIGEST, ANNOTATION_GENERATION
+from workers.desired import ANNOTATION_ACCOUNT_UID, ANNOTATION_DIGEST, generation_of
+from workers.names import binding_name
 from workers.ownership import Account, Owner, findings, stale_until
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from workers.context import Context
     from workers.relations import Relations
 
+MOST_SECRETS: Final = 64
+"""Generations of a token that are good at a time; the account may make more Secrets than Tether ever would."""
 BARRIER: float = 5.0
 """Seconds to wait for the view."""
 
@@ -213,19 +216,15 @@ def _rules(relations: Relations, subject: Owner) -> tuple[ClusterRule, ...]:
 def account_grant(relations: Relations, account: Account, uid: str) -> AccountGrant:
     """Return the token generations of an account that are good: those whose binding Secret stands."""
     found = (
-        BoundSecret(
-            name=one.key.name,
-            uid=one.metadata.uid,
-            generation=int(one.metadata.annotations[ANNOTATION_GENERATION]),
-        )
+        BoundSecret(name=one.key.name, uid=one.metadata.uid, generation=generation)
         for one in relations.objects_of(account, "token")
-        if one.key.namespace == account.namespace
-        and one.metadata.deletion_timestamp is None
+        if one.metadata.deletion_timestamp is None
         and one.metadata.annotations.get(ANNOTATION_ACCOUNT_UID) == uid
-        and one.metadata.annotations.get(ANNOTATION_GENERATION, "").isdecimal()
+        and (generation := generation_of(one.metadata.annotations))
+        and one.key.name == binding_name(account, generation)
         and ANNOTATION_DIGEST not in one.metadata.annotations
     )
-    secrets = tuple(sorted(found, key=lambda secret: secret.generation))
+    secrets = tuple(sorted(found, key=lambda secret: secret.generation))[-MOST_SECRETS:]
     return AccountGrant(namespace=account.namespace, name=account.name, uid=uid, secrets=secrets)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from eventcore.kube import ObjectRef, api_path
 from eventcore.kube_paths import object_path
 from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, COMPONENT_CA, LABEL_COMPONENT
 from workers.names import binding_name, lockdown_name, role_binding_name, token_name
+from workers.own_annotations import generation_in, secret_name_in, time_in
 from workers.ownership import Account
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ SECRET_TYPE: Final = "Opaque"  # noqa: S105 -- a type of Secret, not one
 LEGACY_TYPE: Final = "kubernetes.io/service-account-token"
 """The type of a Secret that Kubernetes itself fills with a token, which is good as long as the Secret stands."""
 LEGACY_ACCOUNT: Final = "kubernetes.io/service-account.name"
-FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
-"""When a static token expires."""
+_LONGEST_OVERLAP: Final = timedelta(days=3650)
+"""A longer one is not of Tether's making."""
 
 TokenMode = Literal["bound", "static"]
 
@@ -224,20 +225,21 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     def of_annotations(cls, annotations: dict[str, str]) -> Token | None:
         """Return what the annotations of a token Secret say, None when they are not whole."""
         try:
-            return cls(
-                generation=int(annotations[ANNOTATION_GENERATION]),
-                binding=annotations[ANNOTATION_BINDING],
+            found = cls(
+                generation=generation_of(annotations),
+                binding=secret_name_in(annotations[ANNOTATION_BINDING]),
                 binding_uid=annotations[ANNOTATION_BINDING_UID],
                 account_uid=annotations[ANNOTATION_ACCOUNT_UID],
-                minted=_moment(annotations[ANNOTATION_MINTED]),
-                expires=_moment(annotations[ANNOTATION_EXPIRES]),
-                written=_moment(annotations[ANNOTATION_WRITTEN]),
-                retire=_moment(annotations[ANNOTATION_RETIRE]),
+                minted=time_in(annotations[ANNOTATION_MINTED]),
+                expires=time_in(annotations[ANNOTATION_EXPIRES]),
+                written=time_in(annotations[ANNOTATION_WRITTEN]),
+                retire=time_in(annotations[ANNOTATION_RETIRE]),
                 digest=annotations[ANNOTATION_DIGEST],
                 mode="static" if annotations.get(ANNOTATION_MODE) == "static" else "bound",
             )
         except (KeyError, ValueError):
             return None
+        return found if found.generation and found.retire - found.written <= _LONGEST_OVERLAP else None
 
 
 def binding_secret(
@@ -367,6 +369,11 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def generation_of(annotations: dict[str, str]) -> int:
+    """Return the token generation that annotations name, 0 where they name none."""
+    return generation_in(annotations.get(ANNOTATION_GENERATION, ""))
+
+
 def timestamp(moment: datetime) -> str:
     """Return RFC 3339 in UTC, to the second or finer."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
@@ -375,13 +382,6 @@ def timestamp(moment: datetime) -> str:
 def moment(annotations: dict[str, str], name: str) -> datetime | None:
     """Return the time that an annotation says, None without one."""
     try:
-        return _moment(annotations[name])
+        return time_in(annotations[name])
     except (KeyError, ValueError):
         return None
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("a time without a zone")
-    return moment

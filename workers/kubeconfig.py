@@ -14,13 +14,13 @@ from workers.ca_copies import copy_authority, is_copy
 from workers.context import SOON, asked, guarded, until
 from workers.desired import (
     ANNOTATION_DIGEST,
-    ANNOTATION_GENERATION,
     ANNOTATION_ROTATE,
     Target,
     Token,
     account_ref,
     digest,
     flux_config_map,
+    generation_of,
     kubeconfig,
     kubeconfig_secret,
     token_audiences,
@@ -300,11 +300,11 @@ async def _demand_rotation(context: Context, run: Run, account: Account, copy: E
     existing = await context.writer.read(target)
     if existing is None or not existing.belongs_to(account):
         return
-    generation = existing.annotations.get(ANNOTATION_GENERATION, "")
-    if copy.annotations.get(ANNOTATION_GENERATION, "") != generation and not _shows(copy, token_text(existing)):
+    generation = generation_of(existing.annotations)
+    if generation_of(copy.annotations) != generation and not _shows(copy, token_text(existing)):
         return  # what was copied there is on its way out already
     run.check()
-    patch = {"metadata": {"uid": existing.uid, "annotations": {ANNOTATION_ROTATE: generation}}}
+    patch = {"metadata": {"uid": existing.uid, "annotations": {ANNOTATION_ROTATE: str(generation)}}}
     await context.client.merge_patch(target.path, patch)
 
 

@@ -18,10 +18,8 @@ from eventcore.kube import IssuedToken
 from workers.desired import (
     ANNOTATION_ACCOUNT_UID,
     ANNOTATION_DIGEST,
-    ANNOTATION_GENERATION,
     ANNOTATION_MODE,
     ANNOTATION_RETIRE,
-    FOREVER,
     LEGACY_TYPE,
     Target,
     Token,
@@ -29,18 +27,23 @@ from workers.desired import (
     account_ref,
     binding_secret,
     digest,
+    generation_of,
     timestamp,
     token_secret,
 )
 from workers.names import binding_name, token_name
+from workers.own_annotations import FOREVER, MOST_GENERATION
 from workers.writing import WRITTEN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from eventcore.consumer import Run
     from eventcore.kube import ObjectRef
     from workers.context import Context
     from workers.entitlement import Entitlement
     from workers.existing import Existing
+    from workers.own_objects import OwnObject
     from workers.ownership import Account
     from workers.writing import Transition
 
@@ -177,10 +180,7 @@ async def _bind(
     account = entitlement.account
     if (kept := await _kept(context, entitlement)) is not None:
         return kept
-    known = [generation_of(one.metadata.annotations) for one in context.relations.objects_of(account, "token")]
-    if existing is not None:
-        known.append(generation_of(existing.annotations))
-    generation = max(known, default=0)
+    generation = _newest(account, existing, context.relations.objects_of(account, "token"))
     while True:
         generation += 1
         manifest = binding_secret(account, entitlement.tenant, entitlement.uid, generation)
@@ -209,11 +209,8 @@ async def _legacy(
 ) -> tuple[int, Existing]:
     """Return the next generation of a static token and its Secret: one that is on its way already, else a new one."""
     account = entitlement.account
-    others = (one.metadata.annotations for one in context.relations.objects_of(account, "token"))
-    known = [generation_of(annotations) for annotations in others if not _may_become_current(annotations)]
-    if existing is not None:
-        known.append(generation_of(existing.annotations))
-    generation = max(known, default=0)
+    others = context.relations.objects_of(account, "token")
+    generation = _newest(account, existing, (o for o in others if not _may_become_current(o.metadata.annotations)))
     while True:
         generation += 1
         manifest = binding_secret(account, entitlement.tenant, entitlement.uid, generation, "static")
@@ -229,6 +226,20 @@ async def _legacy(
             and "deletionTimestamp" not in found.metadata
         ):
             return generation, found
+
+
+def _newest(account: Account, existing: Existing | None, others: Iterable[OwnObject]) -> int:
+    """Return the newest generation that there is, 0 for none.
+
+    The account may write on these Secrets. What is not named by its generation does not count, and what is near the end
+    of all generations neither: the next one could not be counted.
+    """
+    known = [generation_of(existing.annotations)] if existing else []
+    for one in others:
+        generation = generation_of(one.metadata.annotations)
+        if one.key.name == binding_name(account, generation):
+            known.append(generation)
+    return max((generation for generation in known if generation < MOST_GENERATION // 2), default=0)
 
 
 def token_text(existing: Existing) -> str | None:
@@ -247,9 +258,3 @@ def _may_become_current(annotations: dict[str, str]) -> bool:
         and ANNOTATION_RETIRE not in annotations
         and ANNOTATION_DIGEST not in annotations
     )
-
-
-def generation_of(annotations: dict[str, str]) -> int:
-    """Return the token generation that annotations name, 0 without one."""
-    text = annotations.get(ANNOTATION_GENERATION, "")
-    return int(text) if text.isdecimal() else 0

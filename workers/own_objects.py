@@ -29,8 +29,22 @@ class OwnObject(msgspec.Struct, frozen=True):
 
 
 def own_account(metadata: Meta | None) -> Account | None:
-    """Return the account that an object of ours was made for."""
-    return Account.of_text(metadata.annotations.get(ANNOTATION_ACCOUNT, "")) if metadata else None
+    """Return the account that an object of ours was made for, None where Tether writes none of the kind for it.
+
+    Whoever may write in a namespace can mark an object with anybody's account; it counts only where ours would be.
+    """
+    account = Account.of_text(metadata.annotations.get(ANNOTATION_ACCOUNT, "")) if metadata else None
+    return account if metadata and account and _is_in_place(metadata, account) else None
+
+
+def _is_in_place(metadata: Meta, account: Account) -> bool:
+    match metadata.labels.get(LABEL_COMPONENT):
+        case "token":
+            return metadata.namespace == account.namespace
+        case "rbac":
+            return metadata.namespace in {"", account.namespace} or metadata.name == lockdown_name(account)
+        case _:
+            return True
 
 
 def is_ca_copy(metadata: Meta | None) -> bool:

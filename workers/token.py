@@ -28,9 +28,10 @@ from workers.desired import (
     account_ref,
     binding_secret,
     digest,
+    generation_of,
     moment,
 )
-from workers.minting import Mint, generation_of, mint_token, supersede, token_text
+from workers.minting import Mint, mint_token, supersede, token_text
 from workers.names import token_name
 from workers.ownership import Account
 from workers.routing import account_grant_key

@@ -34,12 +34,12 @@ from workers.ownership import Account
 from workers.token import rotation
 
 ACCOUNT = Account("oil-system", "gitops-reconciler")
-moments = st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 -- bounds have none
+moments = st.datetimes(datetime(2020, 1, 1), datetime(2029, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 -- bounds have none
 texts = st.text(st.characters(codec="ascii", exclude_categories=["C"]), min_size=1, max_size=80)
 tokens = st.builds(
     Token,
     generation=st.integers(1, 10**6),
-    binding=texts,
+    binding=st.from_regex(r"\A[a-z0-9]([a-z0-9.-]{0,60}[a-z0-9])?\Z"),
     binding_uid=texts,
     account_uid=texts,
     minted=moments,
@@ -77,6 +77,34 @@ def test_annotations_that_lack_a_part_of_a_token_are_none(token: Token, data: st
     del annotations[data.draw(st.sampled_from(sorted(set(annotations) - {ANNOTATION_MODE})))]
 
     assert Token.of_annotations(annotations) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("generation", "9" * 5000),
+        ("generation", "9" * 24),
+        ("generation", str(2**31)),
+        ("generation", "0"),
+        ("generation", "-1"),
+        ("binding", ".."),
+        ("binding", "a/../../x"),
+        ("binding", "a" * 254),
+        ("binding", ""),
+        ("minted", "9" * 100_000),
+        ("minted", "0001-01-01T00:00:00+23:59"),
+        ("expires", "9999-12-31T23:59:59-23:59"),
+        ("retire", "9998-12-31T00:00:00Z"),
+        ("written", "2026-01-01T00:00:00"),
+    ],
+)
+def test_what_an_account_wrote_on_its_token_is_no_token_where_tether_would_not_have_written_it(
+    name: str, text: str
+) -> None:
+    (annotations,) = (one.annotations for one in manifests() if one.target.name == "gitops-reconciler-token")
+    assert Token.of_annotations(annotations) is not None
+
+    assert Token.of_annotations(annotations | {f"capsule-tether.io/{name}": text}) is None
 
 
 def manifests() -> list[Manifest]:

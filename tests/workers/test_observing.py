@@ -13,8 +13,9 @@ from eventcore.metrics import Metrics
 from eventcore.reading import Reader
 from eventcore.settings import Settings
 from workers.context import Context
-from workers.desired import FOREVER, Token, TokenMode
+from workers.desired import Token, TokenMode
 from workers.observing import Holding, observe, tell
+from workers.own_annotations import FOREVER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

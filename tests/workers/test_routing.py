@@ -14,7 +14,7 @@ from eventcore.grants import ClusterRule, Grant
 from eventcore.keys import ObjectKey, key
 from eventcore.objects import KubeObject, PartialObject, decode_object
 from eventcore.views import Change, ObjectRecord
-from workers.access import account_grant, config_grant, subject_grant, tenant_grant
+from workers.access import MOST_SECRETS, account_grant, config_grant, subject_grant, tenant_grant
 from workers.names import lockdown_name
 from workers.ownership import Account, Owner, is_enabled
 from workers.proxy_settings import setting_subjects
@@ -472,6 +472,59 @@ def test_objects_of_ours_whose_account_is_gone_are_still_looked_at() -> None:
 
     assert ("kubeconfig", key("gone", "deployer", "oil-production")) in routes
     assert ("token", key("gone", "deployer")) in routes
+
+
+@pytest.mark.parametrize("generation", ["7", "9" * 24, "9" * 5000])
+@pytest.mark.parametrize(("kind", "component"), [("Secret", "token"), ("RoleBinding", "rbac"), ("Secret", "rbac")])
+def test_what_somebody_marks_elsewhere_with_an_account_of_others_does_not_concern_it(
+    kind: str, component: str, generation: str
+) -> None:
+    cluster = guide()
+    before = all_routes(cluster.relations)
+    marks = {
+        "labels": {"capsule-tether.io/component": component},
+        "annotations": {
+            "capsule-tether.io/account": "oil-system/gitops-reconciler",
+            "capsule-tether.io/generation": generation,
+            "capsule-tether.io/account-uid": "uid-gitops-reconciler",
+        },
+    }
+
+    assert cluster.put(kind, "oil-production", "gitops-reconciler-token-7", {"metadata": marks}) == set()
+    assert cluster.relations.objects_of(Account("oil-system", "gitops-reconciler")) == []
+    assert all_routes(cluster.relations) == before
+    # Nor does that of an account that is not there make work.
+    marks["annotations"]["capsule-tether.io/account"] = "nowhere/nobody"
+    assert cluster.put(kind, "oil-production", "gitops-reconciler-token-7", {"metadata": marks}) == set()
+    assert all_routes(cluster.relations) == before
+
+
+def test_only_secrets_that_are_named_by_their_generation_are_in_the_grant() -> None:
+    cluster = guide()
+    account = Account("oil-system", "gitops-reconciler")
+    for name, generation in [
+        ("gitops-reconciler-token-2", "2"),
+        ("gitops-reconciler-token-3", "9" * 24),
+        ("gitops-reconciler-token-4", "9" * 5000),
+        ("mine", "5"),
+        *((f"gitops-reconciler-token-{number}", str(number)) for number in range(100, 300)),
+    ]:
+        marks = {
+            "labels": {"capsule-tether.io/component": "token"},
+            "annotations": {
+                "capsule-tether.io/account": str(account),
+                "capsule-tether.io/generation": generation,
+                "capsule-tether.io/account-uid": "u1",
+            },
+        }
+        cluster.put("Secret", "oil-system", name, {"metadata": marks})
+
+    # Of more than Tether would make, the newest.
+    named = [secret.generation for secret in account_grant(cluster.relations, account, "u1").secrets]
+    assert named == list(range(300 - MOST_SECRETS, 300))
+    for number in range(100, 300):
+        cluster.put("Secret", "oil-system", f"gitops-reconciler-token-{number}", None)
+    assert [secret.generation for secret in account_grant(cluster.relations, account, "u1").secrets] == [2]
 
 
 def test_a_promoted_account_owns_the_tenant_of_its_namespace_while_it_is_the_tenants() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import msgspec
@@ -28,6 +28,7 @@ from eventcore.errors import (
     UnauthorizedError,
 )
 from eventcore.logs import redact
+from eventcore.numbers import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +64,8 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
+LONGEST_WAIT: Final = 86_400
+"""Seconds, at most, that are taken from a Retry-After."""
 _decoder = msgspec.json.Decoder(_Status)
 
 
@@ -79,7 +82,7 @@ def error_of(code: int, body: bytes | msgspec.Raw, headers: Mapping[str, str], *
         status=code,
         reason=status.reason,
         causes=tuple(cause.reason for cause in details.causes or ()),
-        retry_after=waited if waited is not None else details.retry_after_seconds,
+        retry_after=waited if waited is not None else _bounded(details.retry_after_seconds),
     )
 
 
@@ -161,10 +164,16 @@ def _retry_after(header: str | None) -> float | None:
     """Return the seconds of a Retry-After header in either of its forms."""
     if header is None:
         return None
-    if header.strip().isdigit():
-        return float(header)
+    text = header.strip()
+    if text.isascii() and text.isdecimal():
+        seconds = whole(text, LONGEST_WAIT)
+        return float(LONGEST_WAIT if seconds is None else seconds)
     try:
         when = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return max((when - now()).total_seconds(), 0.0) if when.tzinfo else None
+    return min(max((when - now()).total_seconds(), 0.0), LONGEST_WAIT) if when.tzinfo else None
+
+
+def _bounded(seconds: int | None) -> float | None:
+    return None if seconds is None else float(min(max(seconds, 0), LONGEST_WAIT))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast
 
@@ -19,6 +18,7 @@ from eventcore.foreign import shown
 from eventcore.grants import Grant, SubjectGrant, decode_grant
 from eventcore.keys import Key, ObjectKey, mark_subject
 from eventcore.logs import get
+from eventcore.numbers import INT32, whole
 from eventcore.objects import KubeObject, Meta, PartialObject, decode_object
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 log = get("views")
 
-_SECONDS: Final = re.compile(r"[0-9]{1,9}")
 EXPIRY_MARGIN: Final = timedelta(minutes=1)
 """A tombstone this close to its end may be gone already, by the server's clock."""
 
@@ -250,5 +249,5 @@ def object_record(message: BusMessage) -> ObjectRecord:
 
 
 def _expiry(message: BusMessage) -> datetime | None:
-    ttl = message.headers.get("Nats-TTL", "")
-    return message.time + timedelta(seconds=int(ttl)) if _SECONDS.fullmatch(ttl) else None
+    ttl = whole(message.headers.get("Nats-TTL", ""), INT32)
+    return None if ttl is None else message.time + timedelta(seconds=ttl)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from eventcore.kube_watch import WatchEvent
+from eventcore.numbers import version
 from proxycore.across_streams import Streams
 from proxycore.documents import META_VERSION, View
 from proxycore.representations import INITIAL_EVENTS_END, negotiate, render_error
@@ -77,8 +78,7 @@ class AcrossWatch:
         self._subscription = feed.subscribe()
         self._changes = crossing.rights.subscribe()
         self._candidates = crossing.candidates(identity)
-        version = self._query.resource_version
-        self._pinned = int(version) if version not in {"", "0"} and not self._query.initial_events else 0
+        self._pinned = 0 if self._query.initial_events else version(self._query.resource_version) or 0
         self._streams = Streams(
             decision, View(form=self._form, include=decision.query.include_object), accept, send, pinned=self._pinned
         )
@@ -243,14 +243,14 @@ class AcrossWatch:
         if event.type == "ERROR":
             self._out.append(line + b"\n")
             raise _ToldError
-        version = int(meta.resource_version) if meta.resource_version.isdecimal() else 0
+        at = version(meta.resource_version) or 0
         if event.type == "BOOKMARK":
-            stream.reached = version
+            stream.reached = at
             stream.begun = stream.begun or INITIAL_EVENTS_END in (meta.annotations or {})
             return
         if stream.reached is not None:
-            stream.reached = version
-        self._resume = version or self._resume
+            stream.reached = at
+        self._resume = at or self._resume
         self._out.append(self._shown(event, line))
 
     def _shown(self, event: WatchEvent, line: bytes) -> bytes:

@@ -258,7 +258,7 @@ def _claims(token: str) -> _Claims:
     try:
         _, payload, _ = token.split(".")
         return msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Claims)
-    except (ValueError, binascii.Error, msgspec.DecodeError):
+    except (ValueError, RecursionError, binascii.Error, msgspec.DecodeError):
         return _Claims()
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from eventcore.errors import KubeError
 from eventcore.grants import SubjectGrant, TenantGrant
 from eventcore.logs import get
+from eventcore.numbers import version
 from proxycore.identities import Overlay, grant_keys, namespaces_of
 from proxycore.rendered import RenderedEvents
 from proxycore.waking import Waking
@@ -142,7 +143,7 @@ class NamespaceFeed:
     def version(self) -> int:
         """Return the resourceVersion up to which memory is complete."""
         mark = self._objects.view.mark(KIND)
-        return int(mark.resource_version) if mark is not None and mark.resource_version.isdecimal() else 0
+        return (version(mark.resource_version) or 0) if mark is not None else 0
 
     @property
     def highest(self) -> int:
@@ -316,4 +317,4 @@ class NamespaceFeed:
 
 
 def _version(record: ObjectRecord | None) -> int | None:
-    return int(record.resource_version) if record is not None and record.resource_version.isdecimal() else None
+    return version(record.resource_version) if record is not None else None

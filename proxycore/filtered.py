@@ -15,6 +15,7 @@ import msgspec
 from eventcore.errors import ForbiddenError, KubeError, KubeUnreachableError, NotFoundError, UnauthorizedError
 from eventcore.kube import METADATA_LIST
 from eventcore.logs import get
+from eventcore.numbers import version
 from proxycore.documents import View, filter_list, filter_one, names_in, view_for
 from proxycore.kinds import VOLUMES
 from proxycore.listquery import ListQuery, encoded
@@ -91,7 +92,7 @@ class FilteredKinds:
         shared = self._shared.of(kind.path, made)
         if not await shared.loaded(START_SECONDS):
             return None
-        if query.initial_events and shared.version < int(query.resource_version or 0):
+        if query.initial_events and shared.version < (version(query.resource_version) or 0):
             return None  # what there is at that version or later
         return shared
 

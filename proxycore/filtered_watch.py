@@ -15,6 +15,7 @@ import msgspec
 from eventcore.errors import KubeError
 from eventcore.kube_watch import LineSplitter, WatchEvent
 from eventcore.logs import get
+from eventcore.numbers import version
 from proxycore.documents import META_VERSION, row_objects, shown, version_of
 from proxycore.filtered import status_of, view_of
 from proxycore.representations import render_error
@@ -87,7 +88,7 @@ class FilteredWatch:
         if not await self._feed.settled(SETTLE_SECONDS):
             raise RefusedError(unavailable("the proxy cannot tell what changed since; try again"))
         oldest = self._feed.oldest(self._identity)
-        if int(query.resource_version) < oldest:
+        if (version(query.resource_version) or 0) < oldest:
             raise RefusedError(expired(query.resource_version, oldest))
         if not self._decision.scope.by_name_alone and not query.initial_events:
             self._known = set(await self._kinds.known(self._decision))

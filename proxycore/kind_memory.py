@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from eventcore import numbers
 from proxycore.documents import seen
 from proxycore.rules import Seen
 from proxycore.waking import Waking
@@ -159,7 +160,7 @@ class KindMemory:
     def take(self, event: WatchEvent) -> None:
         """Take an event of a watch; msgspec.DecodeError when it is none."""
         if event.type == "BOOKMARK":
-            self._moved(int(_OBJECT.decode(event.object).metadata.resource_version))
+            self._moved(version_in(_OBJECT.decode(event.object).metadata.resource_version))
             return
         record = self.record(event)
         name = record.seen.name
@@ -205,11 +206,18 @@ _OBJECT: Final = msgspec.json.Decoder(_Object)
 def record_of(raw: msgspec.Raw) -> Record:
     """Return an object's record; msgspec.DecodeError when it is none."""
     meta = _OBJECT.decode(raw).metadata
-    if not meta.resource_version.isdecimal():
-        raise msgspec.DecodeError("a resourceVersion is no number")
+    version = version_in(meta.resource_version)
     typed = _TYPED.decode(raw)
     body = bytes(raw)
     if typed.kind or typed.api_version:
         found: dict[str, Any] = msgspec.json.decode(raw)
         body = msgspec.json.encode({name: value for name, value in found.items() if name not in _NAMES_KIND})
-    return Record(seen(raw), meta.uid, int(meta.resource_version), body)
+    return Record(seen(raw), meta.uid, version, body)
+
+
+def version_in(text: str) -> int:
+    """Return the number that a resourceVersion is; msgspec.DecodeError when it is none."""
+    number = numbers.version(text)
+    if number is None:
+        raise msgspec.DecodeError("a resourceVersion is no number")
+    return number

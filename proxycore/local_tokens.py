@@ -36,6 +36,8 @@ KEYS_TTL: Final = 600.0
 """Seconds for which the keys are believed: a key that the cluster withdrew is trusted no longer than this."""
 KEYS_FLOOR: Final = 10.0
 """Least seconds between two readings of the keys, so that tokens with invented key ids cost the API server nothing."""
+_UNREADABLE: Final = (jwt.PyJWTError, msgspec.ValidationError, ValueError, RecursionError)
+"""What reading a token raises that is none: JSON may be of any depth, and its numbers of any length."""
 _CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
 
 
@@ -153,7 +155,7 @@ class LocalTokens:
         try:
             raw = jwt.decode_complete(token, options={"verify_signature": False})
             claims = msgspec.convert(raw["payload"], _Claims)
-        except (jwt.PyJWTError, msgspec.ValidationError, ValueError):
+        except _UNREADABLE:
             return None
         return claims if self._grants_name(claims) else None
 
@@ -192,7 +194,7 @@ class LocalTokens:
             options: Any = dict.fromkeys(("verify_aud", "verify_exp", "verify_nbf", "verify_iat"), False)
             payload = jwt.decode(token, found.key, algorithms=[found.algorithm_name], options=options)
             return msgspec.convert(payload, _Claims)
-        except (jwt.PyJWTError, msgspec.ValidationError, ValueError):
+        except _UNREADABLE:
             return None
 
 

@@ -16,6 +16,7 @@ from eventcore.bus import Bus
 from eventcore.errors import KubeError, StartError
 from eventcore.kube import METADATA_LIST, KubeClient, api_path
 from eventcore.kube_auth import KubeAuth
+from eventcore.numbers import version
 from eventcore.reading import Reader
 from eventcore.waiting import end, pause
 from proxycore.access_log import AccessLog
@@ -265,7 +266,7 @@ class Service:
         """Return the resourceVersion that the API server has for Namespaces now."""
         path = api_path("", "v1", "namespaces")
         found = await self._kube.get_as(_Listed, path, params={"limit": 1}, accept=METADATA_LIST)
-        return int(found.metadata.resource_version)
+        return version(found.metadata.resource_version) or 0
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from eventcore.numbers import version
 from proxycore.documents import META_VERSION, View
 from proxycore.protobuf import MAGIC, Listed, failure
 from proxycore.statuses import RefusedError, Status, bad_gateway, bad_request
@@ -40,9 +41,9 @@ def place_of(token: str) -> Place:
     """Return the place that a ``continue`` names; RefusedError 400 when we did not write it like this."""
     try:
         place = msgspec.json.decode(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)), type=Place)
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
+    except (binascii.Error, ValueError, RecursionError, msgspec.MsgspecError):
         raise RefusedError(bad_request("continue key is not valid: list again without it")) from None
-    if place.version and not (place.version.isascii() and place.version.isdecimal()):
+    if place.version and version(place.version) is None:
         raise RefusedError(bad_request("continue key is not valid: list again without it"))
     return place
 

@@ -5,6 +5,7 @@ What the proxy answers from memory, or filters item by item, is rendered here. T
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -23,6 +24,7 @@ INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 _OFFERED = "application/json"
 MOST_RANGES: Final = 64
 """Media types of an Accept header that are looked at: kubectl names three."""
+_QUALITY: Final = re.compile(r"[01](?:\.[0-9]{0,16})?|\.[0-9]{1,16}")
 _JSON_TYPES = frozenset({"application/json", "application/*", "*/*"})
 _META_GROUP = {"g": "meta.k8s.io", "v": "v1"}
 _MINUTE, _HOUR, _DAY, _YEAR = 60, 3600, 86_400, 365 * 86_400
@@ -119,10 +121,8 @@ def _parameters(words: Iterable[str]) -> dict[str, str]:
 
 
 def _quality(params: dict[str, str]) -> float:
-    try:
-        return float(params.get("q", "1"))
-    except ValueError:
-        return 0.0
+    text = params.get("q", "1")
+    return float(text) if _QUALITY.fullmatch(text) else 0.0
 
 
 def accepts_json(accept: str) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from eventcore.numbers import version
 from eventcore.objects import RBAC_KINDS
 from proxycore.access_reviews import Asker, Attributes
 
@@ -147,11 +148,11 @@ class Rights:
         # Buried after a list: nobody knows when it went, but no later than the watchers had seen.
         record = change.new or change.old
         mark = self._objects.view.mark(record.key.kind) if record is not None else None
-        return max(old, int(mark.resource_version) if mark is not None and mark.resource_version.isdecimal() else 0)
+        return max(old, (version(mark.resource_version) or 0) if mark is not None else 0)
 
 
 def _number(record: ObjectRecord | None) -> int:
-    return int(record.resource_version) if record is not None and record.resource_version.isdecimal() else 0
+    return (version(record.resource_version) or 0) if record is not None else 0
 
 
 def _attributes(question: Question, namespace: str) -> Attributes:

@@ -17,7 +17,7 @@ from eventcore.errors import GoneError, KubeError, WatchInactiveError
 from eventcore.kube import JSON
 from eventcore.kube_watch import list_pages, watch
 from eventcore.logs import get
-from proxycore.kind_memory import KindMemory, record_of
+from proxycore.kind_memory import KindMemory, record_of, version_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -115,7 +115,7 @@ class SharedKind(KindMemory):
         records: dict[str, Record] = {}
         version = 0
         async for page in list_pages(self._client, self.path, params=params):
-            version = int(page.resource_version)
+            version = version_in(page.resource_version)
             records |= {record.seen.name: record for record in map(record_of, page.items)}
         return records, version
 

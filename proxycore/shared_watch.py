@@ -12,6 +12,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
+from eventcore.numbers import version
 from proxycore.representations import render_error
 from proxycore.rules import scope_of
 from proxycore.selectors import matches, parse_fields
@@ -140,7 +141,7 @@ class SharedWatch:
         """Send what is there, or learn what the client knows already; RefusedError when it must list again."""
         query = self._decision.query
         if not query.from_the_beginning:
-            await self._resume(int(query.resource_version))
+            await self._resume(version(query.resource_version) or 0)
             return
         names: Iterable[str] = self._kind.records
         while names:  # also what changed while they were written, so that the bookmark is true

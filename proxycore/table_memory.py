@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from proxycore.documents import TABLE, partial, seen
-from proxycore.kind_memory import Record
+from proxycore.kind_memory import Record, version_in
 from proxycore.shared import SharedKind
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class SharedTable(SharedKind):
         self.columns = msgspec.Raw(bytes(found.column_definitions))
         self.column_names = tuple(one.name for one in msgspec.json.decode(self.columns, type=list[_Column]))
         records = map(self._record, found.rows or ())
-        return {record.seen.name: record for record in records}, int(found.metadata.resource_version)
+        return {record.seen.name: record for record in records}, version_in(found.metadata.resource_version)
 
     async def print_anew(self) -> None:
         """Let the rows tell the ages of now, to the second, whoever asks in it; KubeError, msgspec.DecodeError."""
@@ -94,10 +94,9 @@ class SharedTable(SharedKind):
     def _record(self, raw: msgspec.Raw) -> Record:
         row = msgspec.json.decode(raw, type=_Row)
         meta = msgspec.json.decode(row.object, type=_Object).metadata
-        if not meta.resource_version.isdecimal():
-            raise msgspec.DecodeError("a resourceVersion is no number")
+        version = version_in(meta.resource_version)
         body = b'{"cells":%b,"object":%b}' % (row.cells, self._kept(row.object))
-        return Record(seen(row.object), meta.uid, int(meta.resource_version), body)
+        return Record(seen(row.object), meta.uid, version, body)
 
     def _kept(self, found: msgspec.Raw) -> msgspec.Raw:
         """Return what of a row's object its clients may ask for."""

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from eventcore.clock import now
+from eventcore.numbers import version
 from proxycore.representations import Item, item_of, render_bookmark, render_error, render_event
 from proxycore.selectors import matches
 from proxycore.statuses import expired, unavailable
@@ -88,7 +89,7 @@ class NamespaceWatch:
             if query.initial_events and query.bookmarks:
                 await self._write(render_bookmark(str(self._version()), self._form, initial_events_end=True))
             return True
-        return await self._resume(int(query.resource_version))
+        return await self._resume(_number(query.resource_version))
 
     async def _resume(self, version: int) -> bool:
         if not await self._feed.settled(SETTLE_SECONDS):
@@ -199,5 +200,5 @@ def selected(item: Item, query: ListQuery) -> bool:
     return matches(query.labels, item.namespace.metadata.labels) and matches(query.fields, item.fields())
 
 
-def _number(version: str) -> int:
-    return int(version) if version.isdecimal() else 0
+def _number(text: str) -> int:
+    return version(text) or 0

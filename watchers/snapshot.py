@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
+from eventcore.numbers import version
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -116,10 +118,7 @@ def _compare(one: str, other: str) -> int | None:
     """Order two resourceVersions of one object; None when they are no numbers, which Kubernetes allows."""
     if one == other:
         return 0
-    if not (_is_number(one) and _is_number(other)):
+    left, right = version(one), version(other)
+    if left is None or right is None:
         return None
-    return 1 if int(one) > int(other) else -1
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    return (left > right) - (left < right)

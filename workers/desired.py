@@ -335,7 +335,7 @@ def token_audiences(text: str) -> tuple[str, ...]:
     try:
         payload = text.split(".")[1]
         claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Claims)
-    except (IndexError, ValueError, msgspec.DecodeError):
+    except (IndexError, ValueError, RecursionError, msgspec.DecodeError):
         return ()
     return (claims.aud,) if isinstance(claims.aud, str) else tuple(claims.aud)
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventcore.numbers import INT32, INT64, UINT64, version, whole
+from tests.naming import short
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,7 @@ from eventcore.numbers import INT32, INT64, UINT64, version, whole
         ("\u0661", None),  # an Arabic one
         ("\u00b2", None),  # a superscript two
     ],
+    ids=short,
 )
 def test_only_decimal_digits_within_the_bound_are_a_number(text: str, number: int | None) -> None:
     assert whole(text, INT64) == number

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from proxycore.listquery import LONGEST_QUERY, MOST_PARAMETERS, parse_query
+from proxycore.merging import place_of
 from proxycore.statuses import RefusedError, Status
+from tests.naming import short
 
 
 def refused(query: str) -> Status:
@@ -28,6 +32,7 @@ def refused(query: str) -> Status:
         ("watch=1&resourceVersion=18446744073709551616", "value out of range"),
         ("watch=1&resourceVersion=%D9%A1", "invalid syntax"),  # a digit that is none of ASCII
     ],
+    ids=short,
 )
 def test_a_number_that_is_none_is_refused_in_the_words_of_kube_apiserver(query: str, message: str) -> None:
     status = refused(query)
@@ -55,6 +60,7 @@ def test_numbers_with_zeros_before_them_are_read_as_go_reads_them() -> None:
         "labelSelector=" + "a%2C" * 10_000,
         "fieldSelector=" + "metadata.name=a," * 1000,
     ],
+    ids=short,
 )
 def test_a_query_that_is_too_much_is_refused(query: str) -> None:
     assert refused(query).code == 400
@@ -62,3 +68,21 @@ def test_a_query_that_is_too_much_is_refused(query: str) -> None:
 
 def test_20000_blanks_are_no_selector() -> None:
     assert parse_query("labelSelector=" + "+" * 20_000).labels == ()
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        base64.urlsafe_b64encode(text.encode()).decode()
+        for text in (
+            "[" * 50_000,
+            '["a","1","",' + "[" * 50_000,
+            '["a","' + "9" * 5000 + '"]',
+            '["a",' + "9" * 5000 + "]",
+        )
+    ],
+    ids=["deep", "deep behind its place", "digits", "a number of digits"],
+)
+def test_a_token_of_a_page_that_is_not_ours_is_refused(token: str) -> None:
+    with pytest.raises(RefusedError, match="continue key is not valid"):
+        place_of(token)

@@ -107,6 +107,29 @@ async def test_a_token_of_a_live_account_record_is_believed_without_a_review(par
     assert (found.secret_uid, found.expiry) == ("secret-1", NOW + 600)
 
 
+def segment(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "exp",
+    ["9" * 400, "9" * 5000, "1e400", "-1e400", "NaN", "Infinity", "[" * 40_000 + "]" * 40_000, '{"a":' * 40_000, '""'],
+    ids=lambda text: text[:4],
+)
+@pytest.mark.parametrize("claim", ["exp", "nbf", "other"])
+async def test_numbers_and_depths_that_no_token_has_prove_nothing_and_break_nothing(
+    parts: Parts, claim: str, exp: str
+) -> None:
+    # given claims that fit, but for one that is no number of ours
+    fitting = msgspec.json.encode({key: value for key, value in claims().items() if key != claim}).decode()
+    payload = segment(f'{fitting[:-1]},"{claim}":{exp}}}')
+    head = segment('{"alg":"RS256","kid":"k1"}')
+
+    # when it is shown without a signature by the cluster, in the payload or in the head
+    for token in (f"{head}.{payload}.AAAA", f"{payload}.{payload}.AAAA"):
+        assert await parts.tokens.verify(token) is None
+
+
 def unsigned(**changes: Any) -> str:
     parts = [{"alg": "none", "kid": "k1"}, claims(**changes)]
     return ".".join(base64.urlsafe_b64encode(msgspec.json.encode(one)).decode().rstrip("=") for one in parts) + "."

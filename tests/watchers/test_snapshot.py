@@ -186,3 +186,10 @@ def test_a_version_that_is_no_number_is_not_older() -> None:
     assert is_older("9", "10")
     assert not is_older("10", "9")
     assert not is_older("a", "10")
+
+
+def test_a_version_of_thousands_of_digits_is_no_number() -> None:
+    assert not is_older("1", "9" * 5000)
+    assert not is_older("9" * 5000, "1")
+    assert is_newer(Version("u", "9" * 5000), Version("u", "7")) is Verdict.ASK
+    assert is_older("7", str(2**64 - 1))

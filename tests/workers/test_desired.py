@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from eventcore.objects import ANNOTATION_ACCOUNT, LABEL_COMPONENT
 from eventcore.settings import Settings
+from tests.naming import short
 from workers.desired import (
     ANNOTATION_MODE,
     Manifest,
@@ -97,6 +98,7 @@ def test_annotations_that_lack_a_part_of_a_token_are_none(token: Token, data: st
         ("retire", "9998-12-31T00:00:00Z"),
         ("written", "2026-01-01T00:00:00"),
     ],
+    ids=short,
 )
 def test_what_an_account_wrote_on_its_token_is_no_token_where_tether_would_not_have_written_it(
     name: str, text: str

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventcore import topology
+from tests.naming import short
 
 if TYPE_CHECKING:
     from tests.workers.conftest import Line
@@ -52,7 +53,7 @@ async def revoke(line: Line, token: str) -> None:
     assert state.state.messages == 0
 
 
-@pytest.mark.parametrize("generation", ["9" * 5000, "9" * 24, "2147483646"])
+@pytest.mark.parametrize("generation", ["9" * 5000, "9" * 24, "2147483646"], ids=short)
 async def test_a_generation_that_is_forged_in_another_namespace_is_not_looked_at(line: Line, generation: str) -> None:
     async with line.everything():
         # given a developer in a namespace of the tenant, who marks a Secret there with the account's name

@@ -14,6 +14,7 @@ from eventcore.grants import ClusterRule, Grant
 from eventcore.keys import ObjectKey, key
 from eventcore.objects import KubeObject, PartialObject, decode_object
 from eventcore.views import Change, ObjectRecord
+from tests.naming import short
 from workers.access import MOST_SECRETS, account_grant, config_grant, subject_grant, tenant_grant
 from workers.names import lockdown_name
 from workers.ownership import Account, Owner, is_enabled
@@ -474,7 +475,7 @@ def test_objects_of_ours_whose_account_is_gone_are_still_looked_at() -> None:
     assert ("token", key("gone", "deployer")) in routes
 
 
-@pytest.mark.parametrize("generation", ["7", "9" * 24, "9" * 5000])
+@pytest.mark.parametrize("generation", ["7", "9" * 24, "9" * 5000], ids=short)
 @pytest.mark.parametrize(("kind", "component"), [("Secret", "token"), ("RoleBinding", "rbac"), ("Secret", "rbac")])
 def test_what_somebody_marks_elsewhere_with_an_account_of_others_does_not_concern_it(
     kind: str, component: str, generation: str

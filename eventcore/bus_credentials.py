@@ -65,7 +65,7 @@ class LoginClient(Client):
         if not self._encrypted():
             if self._settings.nats_tls():
                 if self._transport is not None:
-                    self._transport.close()  # nats-py would leave it open, one for each attempt
+                    self._transport.close()  # type: ignore[no-untyped-call]  # nats-py would leave it open, and gives it no types
                 raise InClearError("it does not ask for TLS")
             self._warn_in_clear()
         return super()._connect_command()

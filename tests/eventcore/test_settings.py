@@ -106,7 +106,10 @@ def test_variables_that_kubernetes_sets_for_a_service_are_not_ours() -> None:
         ({"kubeconfig_suffix": "Kube"}, "--kubeconfig-suffix 'Kube': use small letters"),
         ({"kubeconfig_keys": " , "}, "--kubeconfig-keys ',' are not keys of a Secret"),
         ({"kubeconfig_keys": "value,a/b"}, "--kubeconfig-keys 'value,a/b' are not keys of a Secret"),
-        ({"kubeconfig_namespace_selector": "a=b c"}, "--kubeconfig-namespace-selector: 'a=b c' is not part of"),
+        (
+            {"kubeconfig_namespace_selector": "a=b c"},
+            "--kubeconfig-namespace-selector: 'a=b c' is not a label selector",
+        ),
         ({"cluster": "a b"}, "--cluster 'a b'"),
     ],
 )

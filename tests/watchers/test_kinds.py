@@ -67,9 +67,9 @@ def test_our_configmaps_are_read_where_accounts_may_ask_for_them() -> None:
 
 def test_paths_are_those_of_the_api_and_names_are_escaped() -> None:
     assert ROWS["Tenant"].path() == "/apis/capsule.clastix.io/v1beta2/tenants"
-    target = ObjectKey("RoleBinding", "oil-system", "gitops:reader/x")
+    target = ObjectKey("RoleBinding", "oil-system", "gitops:reader x")
     assert ROWS["RoleBinding"].object_path(target) == (
-        "/apis/rbac.authorization.k8s.io/v1/namespaces/oil-system/rolebindings/gitops%3Areader%2Fx"
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/oil-system/rolebindings/gitops%3Areader%20x"
     )
 
 

@@ -19,7 +19,7 @@ from eventcore.keys import MAX_SUBJECT
 if TYPE_CHECKING:
     from eventcore.events import AuditRecord, DeadLetter
 
-HEADER_ROOM: Final = 16_384
+HEADER_ROOM: Final = 8192
 """Bytes of a message that are kept for its headers: those that hold names are the longest."""
 
 _FRAME: Final = len("NATS/1.0\r\n\r\n")

@@ -35,7 +35,8 @@ T = TypeVar("T")
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """The context attributes of a CloudEvent; ``id`` is also the ``Nats-Msg-Id`` where one is wanted.
 
-    ``uid`` and ``resource_version`` are extension attributes of object events (``ce-uid``, ``ce-resourceversion``).
+    ``uid`` and ``resource_version`` are extension attributes of object events (``ce-uid``, ``ce-resourceversion``);
+    so is ``withheld``, why the body says nothing of the object but that it is there (``ce-withheld``).
     """
 
     id: str
@@ -45,6 +46,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     time: datetime
     uid: str = ""
     resource_version: str = ""
+    withheld: str = ""
 
     def headers(self) -> dict[str, str]:
         """Return the NATS headers of this event."""
@@ -62,6 +64,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
             headers["ce-uid"] = self.uid
         if self.resource_version:
             headers["ce-resourceversion"] = self.resource_version
+        if self.withheld:
+            headers["ce-withheld"] = self.withheld
         return headers
 
     @classmethod
@@ -80,6 +84,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
                 time=time,
                 uid=found.get("ce-uid", ""),
                 resource_version=found.get("ce-resourceversion", ""),
+                withheld=found.get("ce-withheld", ""),
             )
         except (KeyError, ValueError) as error:
             raise EventError(f"not a CloudEvent: header {error}") from error
@@ -92,9 +97,10 @@ def object_event(
     uid: str,
     resource_version: str,
     deleted: bool = False,
+    withheld: str = "",
     time: datetime | None = None,
 ) -> Event:
-    """Return the event of one version of an object, or of its tombstone."""
+    """Return the event of one version of an object, or of its tombstone, or of a mark that it is there."""
     return Event(
         # A tombstone found by comparing a list with the view has no version of its own: every watcher must agree.
         id=f"{cluster}:{uid}:gone" if deleted else f"{cluster}:{uid}:{resource_version}",
@@ -104,6 +110,7 @@ def object_event(
         time=time or now(),
         uid=uid,
         resource_version=resource_version,
+        withheld=withheld,
     )
 
 

@@ -18,6 +18,9 @@ _SLIM: Final = {kind: _OF_PARTIAL for kind, type_ in KINDS.items() if type_ is P
 """Kinds of which no more than the metadata and these fields go on the bus."""
 
 
+_LONG_AGO: Final = "1970-01-01T00:00:00Z"
+
+
 def publishable(kind: str, body: bytes | msgspec.Raw) -> bytes:
     """Return the JSON that goes to OBJECTS for an object as the API server gave it.
 
@@ -56,3 +59,14 @@ def tombstone(kind: str, body: bytes) -> bytes:
     """Return the body of a tombstone: the last metadata, nothing else of the object."""
     value: dict[str, Any] = msgspec.json.decode(publishable(kind, body))
     return msgspec.json.encode({name: value[name] for name in ("apiVersion", "kind", "metadata") if name in value})
+
+
+def withheld(kind: str, name: str, namespace: str, uid: str, resource_version: str) -> bytes:
+    """Return the body that stands for an object of which nothing can be told: being deleted, it grants nothing.
+
+    Every reader, of whatever release, takes away what the object gave before: an object that is being deleted owns
+    nothing, names nobody, and is nobody's.
+    """
+    metadata = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": resource_version}
+    metadata = {field: text for field, text in metadata.items() if text}
+    return msgspec.json.encode({"kind": kind, "metadata": metadata | {"deletionTimestamp": _LONG_AGO}})

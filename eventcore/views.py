@@ -32,7 +32,11 @@ EXPIRY_MARGIN: Final = timedelta(minutes=1)
 
 
 class ObjectRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The last that OBJECTS says of an object. Of a tombstone, ``body`` and ``obj`` hold the last metadata only."""
+    """The last that OBJECTS says of an object. Of a tombstone, ``body`` and ``obj`` hold the last metadata only.
+
+    ``withheld`` tells why the object itself is not there: ``body`` and ``obj`` are then those of one of its name that
+    is being deleted, and grant nothing.
+    """
 
     key: ObjectKey
     sequence: int
@@ -41,6 +45,7 @@ class ObjectRecord(msgspec.Struct, frozen=True, kw_only=True):
     resource_version: str
     deleted: bool
     expires: datetime | None = None  # of a tombstone
+    withheld: str = ""
     time: datetime
     body: bytes
     obj: KubeObject
@@ -242,6 +247,7 @@ def object_record(message: BusMessage) -> ObjectRecord:
         resource_version=event.resource_version,
         deleted=deleted,
         expires=_expiry(message) if deleted else None,
+        withheld=event.withheld,
         time=event.time,
         body=message.data,
         obj=obj,

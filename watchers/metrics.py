@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from eventcore.metrics import Metrics
 
-WHY: Final = ("undecodable", "oversized")
+WHY: Final = ("undecodable", "oversized", "name")
+"""It does not decode, it is over max_payload, or its name is too long for a subject."""
 
 
 class WatchMetrics:

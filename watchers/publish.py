@@ -3,6 +3,9 @@
 Every publish expects the sequence that this process knows as the subject's last (compare-and-set). When somebody else
 was first, the last message is read and only what is newer is published; where versions do not tell, the API server is
 asked *after* the last message was read, and its answer stands. So watchers need no election.
+
+An object that the bus does not take holds up no other: where its name is too long for a subject nothing is published,
+and where it does not decode or is too large, a mark that grants nothing goes in its place. Both are told.
 """
 
 from __future__ import annotations
@@ -13,13 +16,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 import nats.errors
 
+from eventcore.bus_limits import HEADER_ROOM
 from eventcore.clock import now as time_now
-from eventcore.errors import BusError, EventError, KubeError, NotFoundError, WrongSequenceError
+from eventcore.errors import BusError, EventError, KubeError, NotFoundError, RefusedError, WrongSequenceError
 from eventcore.events import AuditRecord, object_event
-from eventcore.keys import ObjectKey
+from eventcore.foreign import shown
+from eventcore.keys import MAX_TOKEN, ObjectKey, encode
+from eventcore.recording import Recorder
 from eventcore.topology import OBJECTS
 from eventcore.views import object_record
-from watchers.answers import Answer, UnreadableError, last_words, read
+from watchers.answers import Answer, Said, UnreadableError, last_words, read
 from watchers.backoff import Backoff
 from watchers.inflight import InOrder
 from watchers.snapshot import Verdict, Version, is_newer, is_newer_in_list, settle
@@ -40,8 +46,6 @@ if TYPE_CHECKING:
 
 MAX_UNACKED: Final = 64
 """Publishes of a kind that may wait for the bus at once; the watch is not read any further meanwhile."""
-HEADER_ROOM: Final = 4096
-"""Bytes of a message that are not its body."""
 _RETRY_BASE: Final = 0.1
 _RETRY_CAP: Final = 5.0
 
@@ -56,6 +60,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     version: Version
     body: bytes
+    withheld: str = ""
 
 
 class Publisher:
@@ -89,7 +94,8 @@ class Publisher:
         # Our own publishes that the view has not applied yet; without them a second change would meet a conflict.
         self._acked: dict[ObjectKey, Known] = {}
         self._created = reader.created
-        self._refused: dict[ObjectKey, Version | None] = {}
+        self._refused: dict[tuple[str, str], str] = {}
+        self._recorder = Recorder(bus)
         self._trouble = ""
 
     def known(self, key: ObjectKey) -> Known | None:
@@ -109,15 +115,16 @@ class Publisher:
             sequence=record.sequence,
             version=Version(record.uid, record.resource_version, record.deleted),
             body=record.body,
+            withheld=record.withheld,
         )
 
     async def offer(self, answer: Answer, *, listed: bool = False) -> None:
         """Publish what a watch or a list (``listed``) said, if it is newer than what the bus holds."""
-        known = self.known(answer.key)
+        if not answer.key.fits:
+            self._set_aside(answer)
+            return
         newer = is_newer_in_list if listed else is_newer
-        if newer(answer.version, known.version if known else None) is Verdict.DROP and not self._flights.busy(
-            answer.key
-        ):
+        if self._verdict(answer, newer, self.known(answer.key)) is Verdict.DROP and not self._flights.busy(answer.key):
             return  # the common case: unchanged since the last list, or another watcher was faster
         await self._flights.add(answer.key, lambda: self._offer(answer, newer))
 
@@ -129,10 +136,18 @@ class Publisher:
         """Ask the API server for an object, and publish its answer, a tombstone if it is gone."""
         await self._flights.add(key, lambda: self._ask(key))
 
-    async def refuse(self, error: UnreadableError) -> None:
-        """Report an object that does not decode: log, metric and audit record. The bus keeps what it has of it."""
-        key = error.key or ObjectKey(self._row.kind, "", "")
-        await self._flights.add(key, lambda: self._refuse(key, error.version, "undecodable", str(error)))
+    def refuse(self, error: UnreadableError) -> None:
+        """Report an object of which nothing tells which one it is; the bus keeps what it has of all."""
+        self._tell(ObjectKey(self._row.kind, "", ""), None, "undecodable", str(error))
+
+    def record(self, record: AuditRecord) -> None:
+        """Append a record to AUDIT, without waiting for it."""
+        self._recorder.add(record)
+
+    def forget(self, listed: set[ObjectKey]) -> None:
+        """Forget what was refused and is in no complete list any more."""
+        there = {_ref(key) for key in listed}
+        self._refused = {ref: why for ref, why in self._refused.items() if ref in there}
 
     async def flush(self) -> None:
         """Wait until everything that was offered so far is on the bus, or was found not to be news."""
@@ -142,20 +157,29 @@ class Publisher:
 
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109 -- a limit on the whole, then it gives up
         """Finish what is in flight, at most for ``timeout`` seconds."""
+        await self._recorder.close(min(1.0, timeout))
         if left := await self._flights.close(timeout):
             self._log.warning("publishes given up on stop, the next list makes up for them", objects=left)
+
+    def _verdict(
+        self, answer: Answer, newer: Callable[[Version, Version | None], Verdict], known: Known | None
+    ) -> Verdict:
+        if known is not None and known.withheld and answer.version == known.version:
+            # Of this version there is a mark alone; it may be that the server takes more by now.
+            return Verdict.DROP if answer.say(self._limit).withheld else Verdict.PUBLISH
+        return newer(answer.version, known.version if known else None)
 
     async def _offer(self, answer: Answer, newer: Callable[[Version, Version | None], Verdict]) -> None:
         known = self.known(answer.key)
         while True:
-            match newer(answer.version, known.version if known else None):
+            match self._verdict(answer, newer, known):
                 case Verdict.DROP:
                     return
                 case Verdict.ASK:
                     await self._ask(answer.key)
                     return
                 case Verdict.PUBLISH:
-                    if await self._store(answer.key, answer.version, answer.body(), known):
+                    if await self._say(answer, known):
                         return
                     known = await self._read_last(answer.key)
 
@@ -171,40 +195,62 @@ class Publisher:
             try:
                 answer = await self._get(key)
             except UnreadableError as error:
-                await self._refuse(key, error.version, "undecodable", str(error))
+                self._tell(key, None, "undecodable", str(error))
                 return
-            if settle(answer.version if answer else None, known.version if known else None) is Verdict.DROP:
+            verdict = settle(answer.version if answer else None, known.version if known else None)
+            if answer is not None and known is not None and known.withheld and answer.version == known.version:
+                verdict = Verdict.DROP if answer.say(self._limit).withheld else Verdict.PUBLISH
+            if verdict is Verdict.DROP:
                 return
             if answer is not None:
-                stored = await self._store(key, answer.version, answer.body(), known)
+                stored = await self._say(answer, known)
             else:
                 stored = known is None or await self._store_tombstone(key, known)
             if stored:
                 return
 
+    @property
+    def _limit(self) -> int:
+        return self._bus.max_payload - HEADER_ROOM
+
+    async def _say(self, answer: Answer, known: Known | None) -> bool:
+        """Publish an object, or the mark in its place, if ``known`` is still the last; False when it is not."""
+        key, version = answer.key, answer.version
+        said = answer.say(self._limit)
+        try:
+            stored = await self._store(key, version, said, known)
+        except RefusedError as error:
+            said = answer.mark("oversized", str(error))
+            stored = await self._store(key, version, said, known)
+        if stored and said.withheld:
+            self._tell(key, version, said.withheld, said.problem)
+        elif stored:
+            self._refused.pop(_ref(key), None)
+        return stored
+
     async def _store_tombstone(self, key: ObjectKey, known: Known) -> bool:
         version = Version(known.version.uid, known.version.resource_version, deleted=True)
-        return await self._store(key, version, last_words(key, known.body), known)
+        stored = await self._store(key, version, Said(last_words(key, known.body, self._limit)), known)
+        if stored:
+            self._refused.pop(_ref(key), None)
+        return stored
 
-    async def _store(self, key: ObjectKey, version: Version, body: bytes, known: Known | None) -> bool:
-        """Publish if ``known`` is still the last; False when it is not."""
-        if len(body) + HEADER_ROOM > self._bus.max_payload:
-            why = f"{len(body)} bytes are over the NATS server's max_payload of {self._bus.max_payload}: raise it"
-            await self._refuse(key, version, "oversized", why)
-            return True
+    async def _store(self, key: ObjectKey, version: Version, said: Said, known: Known | None) -> bool:
+        """Publish if ``known`` is still the last; False when it is not. RefusedError: NATS will never take it."""
         event = object_event(
             self._settings.cluster,
             key,
             uid=version.uid,
             resource_version=version.resource_version,
             deleted=version.deleted,
+            withheld=said.withheld,
         )
 
         async def publish(msg_id: str) -> PubAck:
             with self._metrics.publish_seconds.labels(OBJECTS).time():
                 return await self._bus.publish(
                     key.subject(),
-                    body,
+                    said.body,
                     event,
                     msg_id=msg_id,
                     expect_last=known.sequence if known else 0,
@@ -224,8 +270,7 @@ class Publisher:
         self._metrics.publishes.labels(OBJECTS).inc()
         if version.deleted:
             self._metrics.tombstones.labels(self._row.kind).inc()
-        self._acked[key] = Known(sequence=ack.sequence, version=version, body=body)
-        self._refused.pop(key, None)
+        self._acked[key] = Known(sequence=ack.sequence, version=version, body=said.body, withheld=said.withheld)
         self._log.debug("object published", key=event.subject, id=event.id, sequence=ack.sequence)
         return True
 
@@ -240,7 +285,7 @@ class Publisher:
             # Not ours, or from another time: no version is older or newer than it, so the API server is asked.
             return Known(sequence=message.sequence, version=Version("", ""), body=message.data)
         version = Version(record.uid, record.resource_version, record.deleted)
-        return Known(sequence=message.sequence, version=version, body=message.data)
+        return Known(sequence=message.sequence, version=version, body=message.data, withheld=record.withheld)
 
     async def _get(self, key: ObjectKey) -> Answer | None:
         """Return the object as it is now; None when it is gone or not one of the row's."""
@@ -255,24 +300,33 @@ class Publisher:
         answer = read(self._row, raw) if raw is not None else None
         return answer if answer is not None and answer.selected else None
 
-    async def _refuse(self, key: ObjectKey, version: Version | None, why: str, message: str) -> None:
-        if key in self._refused and self._refused[key] == version:
-            return  # said before of this version
-        self._refused[key] = version
-        name = "/".join(part for part in (key.kind, key.namespace, key.name) if part)
+    def _set_aside(self, answer: Answer) -> None:
+        """Publish nothing of an object whose name no subject can hold: nothing is granted for it or to it."""
+        if answer.version.deleted:
+            self._refused.pop(_ref(answer.key), None)
+        else:
+            problem = f"its name takes more than {MAX_TOKEN} bytes in a subject of NATS: nothing is granted for it"
+            self._tell(answer.key, answer.version, "name", problem)
+
+    def _tell(self, key: ObjectKey, version: Version | None, why: str, problem: str) -> None:
+        """Name what the bus does not take: count it, and log and record it once until it is mended or gone."""
         self._counters.refused.labels(self._row.kind, why).inc()
-        self._log.error("object cannot be published", key=name, why=why, error=message)
-        cause = f"{self._settings.cluster}:{version.uid}:{version.resource_version}" if version else ""
-        record = AuditRecord(
-            time=time_now(),
-            component="watcher",
-            action="refused",
-            outcome="failed",
-            object=name,
-            cause=cause,
-            message=f"{why}: {message}",
+        if self._refused.get(_ref(key)) == why:
+            return
+        self._refused[_ref(key)] = why
+        name = "/".join(shown(part) for part in (key.kind, key.namespace, key.name) if part)
+        self._log.error("object cannot be published and grants nothing", key=name, why=why, error=problem)
+        self._recorder.add(
+            AuditRecord(
+                time=time_now(),
+                component="watcher",
+                action="refused",
+                outcome="failed",
+                object=name,
+                cause=f"{self._settings.cluster}:{version.uid}:{version.resource_version}" if version else "",
+                message=f"{why}: {problem}",
+            )
         )
-        await self._patiently(lambda: self._bus.audit(record))
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until it works: an outage of the bus or the API server delays an object and never loses it."""
@@ -280,20 +334,25 @@ class Publisher:
         while True:
             try:
                 result = await attempt()
-            except WrongSequenceError:
+            except (WrongSequenceError, RefusedError):
                 raise
             except BUS_TROUBLE as error:
                 self._metrics.publish_errors.labels(OBJECTS).inc()
-                self._say("bus does not take objects, trying again", str(error) or type(error).__name__)
+                self._complain("bus does not take objects, trying again", str(error) or type(error).__name__)
                 await asyncio.sleep(backoff.next())
             except KubeError as error:
-                self._say("API server does not tell about an object, trying again", str(error))
+                self._complain("API server does not tell about an object, trying again", str(error))
                 await asyncio.sleep(backoff.next(error.retry_after or 0.0))
             else:
                 self._trouble = ""
                 return result
 
-    def _say(self, message: str, error: str) -> None:
+    def _complain(self, message: str, error: str) -> None:
         """Log a trouble once: in an outage everything in flight has the same one."""
         getattr(self._log, "debug" if self._trouble == message else "warning")(message, error=error)
         self._trouble = message
+
+
+def _ref(key: ObjectKey) -> tuple[str, str]:
+    """Return what tells an object of the kind from the others, in a few bytes however long its name is."""
+    return key.namespace, encode(key.name)

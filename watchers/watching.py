@@ -190,15 +190,13 @@ class KindWatcher:
                     try:
                         answer = read(self.row, item)
                     except UnreadableError as error:
-                        await self._publisher.refuse(error)
-                        if error.key is None:
-                            complete = False
-                        else:
-                            listed.add(error.key)
+                        self._publisher.refuse(error)
+                        complete = False
                         continue
                     listed.add(answer.key)
                     await self._publisher.offer(answer, listed=True)
         if complete:
+            self._publisher.forget(listed)
             await self._bury_missing(before, listed)
         else:
             self._log.error("list holds an object without a readable name, so nothing is taken for deleted")
@@ -221,7 +219,7 @@ class KindWatcher:
             share=self._settings.mass_delete_share,
             minimum=self._settings.mass_delete_min,
         ):
-            await self._stop_burying({key: after[key] for key in gone.bury}, live=len(after))
+            self._stop_burying({key: after[key] for key in gone.bury}, live=len(after))
         else:
             for key in gone.bury:
                 await self._publisher.bury(key, after[key])
@@ -229,7 +227,7 @@ class KindWatcher:
         for key in gone.ask:
             await self._publisher.ask(key)
 
-    async def _stop_burying(self, gone: dict[ObjectKey, int], *, live: int) -> None:
+    def _stop_burying(self, gone: dict[ObjectKey, int], *, live: int) -> None:
         if gone.keys() != self._stopped.keys():
             message = (
                 f"the API server lists {live - len(gone)} of {live} known objects of kind {self.row.kind}; "
@@ -245,8 +243,7 @@ class KindWatcher:
                 cause="list",
                 message=message,
             )
-            await self._tools.bus.audit(record)
-        # Only now: a pass whose record could not be written is done again from the list on, and says so again.
+            self._publisher.record(record)
         self._stopped = gone
         self._tools.metrics.mass_deletes.labels(self.row.kind).set(1)
 
@@ -281,7 +278,7 @@ class KindWatcher:
             try:
                 answer = read(self.row, event.object, deleted=event.type == "DELETED")
             except UnreadableError as error:
-                await self._publisher.refuse(error)
+                self._publisher.refuse(error)
             else:
                 await self._publisher.offer(answer)
         if not version:

@@ -22,6 +22,7 @@ from eventcore.events import AuditRecord, WorkRequest
 from eventcore.foreign import shown
 from eventcore.keys import Key, WorkerName, work_subject
 from eventcore.logs import get
+from eventcore.recording import Recorder
 from eventcore.waiting import pause
 from workers.relations import Relations
 from workers.routing import Route, all_routes, route
@@ -41,6 +42,8 @@ log = get("workers.router")
 BATCH: Final = 64
 """Requests in flight at once."""
 RETRY_PAUSE: Final = 0.5
+RECORDS_TIMEOUT: Final = 1.0
+"""Seconds that a stop waits for records."""
 REMEMBERED: Final = 1024
 """Keys that were set aside and are not named again, until so many others were."""
 
@@ -79,16 +82,17 @@ class Router:
         self._queue: deque[Outgoing] = deque()
         self._filled = asyncio.Event()
         self._set_aside: OrderedDict[tuple[WorkerName, str], None] = OrderedDict()
-        self._records: deque[AuditRecord] = deque(maxlen=REMEMBERED)
-        self._told = asyncio.Event()
+        self._recorder = Recorder(bus)
         objects.listen(self._on_change)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Route until told to stop; then publish what is queued, unless NATS is away."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._publish(stopping))
-            group.create_task(self._begin_and_sweep(stopping))
-            group.create_task(self._tell(stopping))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._publish(stopping))
+                group.create_task(self._begin_and_sweep(stopping))
+        finally:
+            await self._recorder.close(RECORDS_TIMEOUT)
 
     @property
     def waiting(self) -> int:
@@ -137,7 +141,7 @@ class Router:
             self._set_aside.popitem(last=False)
         name = shown(str(one.key))
         log.error("request set aside, nothing is granted for it", worker=one.worker, key=name, why=why, error=message)
-        self._records.append(
+        self._recorder.add(
             AuditRecord(
                 time=now(),
                 component="router",
@@ -148,7 +152,6 @@ class Router:
                 message=f"{why}: {message}",
             )
         )
-        self._told.set()
 
     async def _begin_and_sweep(self, stopping: asyncio.Event) -> None:
         while not (self._objects.ready and self._access.ready):
@@ -188,19 +191,6 @@ class Router:
                 if stopping.is_set():
                     return  # the next start asks for everything
                 await pause(stopping, RETRY_PAUSE)
-
-    async def _tell(self, stopping: asyncio.Event) -> None:
-        """Record what was set aside. Beside the requests, which wait for no record; in an outage the log has to do."""
-        while not stopping.is_set():
-            if not self._records:
-                self._told.clear()
-                await _either(self._told, stopping)
-                continue
-            record = self._records.popleft()
-            try:
-                await self._bus.audit(record)
-            except BusError as error:
-                log.warning("record of what was set aside is lost", object=record.object, error=str(error))
 
     async def _send(self, one: Outgoing) -> None:
         await self._bus.work(one.worker, one.key, one.request, msg_id=one.msg_id)

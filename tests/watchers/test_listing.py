@@ -269,7 +269,10 @@ async def test_an_object_that_does_not_decode_is_reported_and_its_neighbours_go_
     record = decode_body(AuditRecord, world.audit.messages[0].data)
     assert record.object == "Tenant/gas"
     assert 'tether_watch_refused_objects_total{kind="Tenant",why="undecodable"} 1.0' in metrics
-    assert not world.objects.of(ObjectKey("Tenant", "", "gas"))
+    # and whatever it granted before, what is there now grants nothing
+    [mark] = world.objects.of(ObjectKey("Tenant", "", "gas"))
+    assert mark.headers["ce-withheld"] == "undecodable"
+    assert b"not a list" not in mark.data
 
 
 async def test_a_list_with_an_object_without_a_name_buries_nothing(world: World) -> None:

@@ -224,23 +224,73 @@ async def test_an_object_without_the_label_is_not_taken_for_ours_by_a_get(world:
     assert last.headers["ce-type"] == OBJECT_DELETED
 
 
-async def test_an_object_over_max_payload_is_reported_and_the_rest_goes_on(world: World) -> None:
+async def test_in_place_of_an_object_over_max_payload_goes_a_mark_that_grants_nothing(world: World) -> None:
+    # given an object is on the bus
     async with world.publisher("Namespace") as publisher:
+        await publisher.offer(answer(world, namespace(4, labels={"capsule.clastix.io/tenant": "oil"})))
+
+        # when it grows over what the server takes, and is listed again
         big = namespace(5, annotations={"text": "x" * (world.bus.max_payload + 1)})
         await publisher.offer(answer(world, big))
-        await publisher.offer(answer(world, big))
+        await publisher.flush()
+        await publisher.offer(answer(world, big), listed=True)
         small = {"metadata": {"name": "gas", "uid": "uid-g", "resourceVersion": "6"}}
         await publisher.offer(answer(world, small))
         await publisher.flush()
 
-    await world.objects.until_many(ObjectKey("Namespace", "", "gas"), 1)
-    await world.audit.until(lambda: len(world.audit.messages) >= 1)
-    assert world.objects.of(OIL) == []
+        # then what it was is gone, once, others go on, and it is told
+        await world.objects.until_many(ObjectKey("Namespace", "", "gas"), 1)
+        [before, mark] = world.objects.of(OIL)
+        assert before.headers.get("ce-withheld") is None
+        assert mark.headers["ce-withheld"] == "oversized"
+        assert mark.headers["ce-resourceversion"] == "5"
+        async with world.reader() as reader:
+            record = reader.view.get("Namespace", "", "oil")
+        assert record is not None
+        assert record.withheld == "oversized"
+        assert record.metadata.deletion_timestamp is not None
+        assert record.metadata.labels == {}
+        await world.audit.until(lambda: len(world.audit.messages) >= 1)
+
+        # and when it fits again it is as it was
+        await publisher.offer(answer(world, namespace(7, labels={"capsule.clastix.io/tenant": "oil"})))
+        await publisher.flush()
+        await world.objects.until_many(OIL, 3)
+        assert "ce-withheld" not in world.objects.of(OIL)[-1].headers
     [message] = world.audit.messages
-    record = decode_body(AuditRecord, message.data)
-    assert (record.component, record.action, record.outcome) == ("watcher", "refused", "failed")
-    assert record.object == "Namespace/oil"
-    assert "max_payload" in record.message
+    told = decode_body(AuditRecord, message.data)
+    assert (told.component, told.action, told.outcome) == ("watcher", "refused", "failed")
+    assert told.object == "Namespace/oil"
+    assert told.message.startswith("oversized: ")
+
+
+async def test_an_object_that_the_server_takes_by_now_is_published_by_the_next_list(world: World) -> None:
+    # given a server that took too little
+    big = namespace(5, annotations={"text": "x" * 100_000})
+    async with world.publisher("Namespace") as publisher:
+        world.bus.nc._max_payload = 50_000  # noqa: SLF001 -- as its INFO sets it
+        await publisher.offer(answer(world, big))
+        await publisher.flush()
+        await world.objects.until_many(OIL, 1)
+
+        # when it takes more, and the same version is listed
+        world.bus.nc._max_payload = 1_000_000  # noqa: SLF001 -- the same
+        await publisher.offer(answer(world, big), listed=True)
+        await publisher.flush()
+
+        await world.objects.until_many(OIL, 2)
+    assert [one.headers.get("ce-withheld") for one in world.objects.of(OIL)] == ["oversized", None]
+
+
+async def test_a_tombstone_is_buried_however_large_the_object_was(world: World) -> None:
+    async with world.publisher("Namespace") as publisher:
+        await publisher.offer(answer(world, namespace(5)))
+        await publisher.flush()
+        big = msgspec.json.encode(namespace(6, labels={f"label-{n}": "x" * 63 for n in range(30_000)}))
+        await publisher.offer(read(world.row("Namespace"), big, deleted=True))
+        await publisher.flush()
+    await world.objects.until_many(OIL, 1)
+    await world.objects.until(lambda: world.objects.of(OIL)[-1].headers["ce-type"] == OBJECT_DELETED)
 
 
 async def test_a_restart_of_nats_between_offer_and_acknowledgement_loses_nothing(world: World) -> None:

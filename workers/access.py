@@ -27,7 +27,7 @@ from eventcore.grants import (
 from eventcore.kube import ObjectRef
 from eventcore.objects import ANNOTATION_TENANT, CAPSULE_GROUP
 from workers import setting_status
-from workers.choices import choices, merged, operations, setting_operations
+from workers.choices import ceiling, choices, merged, operations, setting_operations, under
 from workers.cluster_rules import permits, rules_of
 from workers.context import SOON, guarded, until
 from workers.desired import ANNOTATION_ACCOUNT_UID, ANNOTATION_DIGEST, generation_of
@@ -171,9 +171,10 @@ def subject_grant(
 ) -> tuple[SubjectGrant | None, datetime | None]:
     """Return what a subject owns and may see, None for nothing, and when the first stale tenant stops counting.
 
-    To the proxy a subject of a ProxySetting in a tenant's namespace is as an owner of that tenant. ``gate``: whether
-    clusterResources count. ``reflects``: whether the namespaces of other tenants in which a RoleBinding names the
-    subject are granted too, each by itself.
+    To the proxy a subject of a ProxySetting in a tenant's namespace is as an owner of that tenant. Since a tenant can
+    write one, of its operations counts what the Tenant gives to its owners. ``gate``: whether clusterResources count.
+    ``reflects``: whether the namespaces of other tenants in which a RoleBinding names the subject are granted too, each
+    by itself.
     """
     tenants: list[str] = []
     ends: datetime | None = None
@@ -186,7 +187,10 @@ def subject_grant(
             ends = min(ends, end) if ends else end
     allowed = {name: operations(relations.tenants[name], owner) for name in tenants}
     for name, setting in relations.settings_of(owner):
-        allowed[name] = merged(allowed.get(name, {}), setting_operations(setting, owner))
+        given = setting_operations(setting, owner)
+        if not permits(relations.tenants.get(name)):
+            given = under(given, ceiling(relations.tenants.get(name), relations.owners(name).all))
+        allowed[name] = merged(allowed.get(name, {}), given)
     rules = _rules(relations, owner) if gate else ()
     bindings = relations.bindings.of(owner) if reflects else ()
     found = [(one, relations.tenant_of(one.namespace)) for one in bindings]

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from eventcore.grants import Choice, SelectorTerm
+from workers.ownership import Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from eventcore.objects import (
         AllowedClasses,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
         Tenant,
         TenantSpecOwner,
     )
-    from workers.ownership import Owner
 
 OPERATIONS: Final = ("List", "Update", "Delete")
 
@@ -53,8 +53,42 @@ def merged(*given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 
 
 def setting_operations(setting: ProxySetting, subject: Owner) -> dict[str, tuple[str, ...]]:
-    """Return what a ProxySetting lets a subject do by kind."""
+    """Return what a ProxySetting would let a subject do by kind; of that counts what is under the `ceiling`."""
     return _together(setting.spec.subjects, subject)
+
+
+def ceiling(tenant: Tenant | None, owners: Collection[Owner]) -> dict[str, frozenset[str]]:
+    """Return what a ProxySetting of a tenant may give at most: what the Tenant gives to each single one of its owners.
+
+    Each of them may have written it, and hands on no more than it has by the administrator's hand.
+    """
+    if tenant is None or not owners:
+        return {}
+    given: dict[Owner, dict[str, set[str]]] = {}
+    for entry in tenant.spec.owners:
+        kinds = given.setdefault(Owner(entry.kind, entry.name), {})
+        for setting in entry.proxy_settings or ():
+            kinds.setdefault(setting.kind, set()).update(setting.operations)
+    first, *others = (given.get(owner, {}) for owner in owners)
+    found = {
+        kind: frozenset(allowed).intersection(*(one.get(kind, ()) for one in others)) for kind, allowed in first.items()
+    }
+    return {kind: allowed for kind, allowed in found.items() if allowed}
+
+
+def under(given: dict[str, tuple[str, ...]], most: dict[str, frozenset[str]]) -> dict[str, tuple[str, ...]]:
+    """Return of operations by kind those that are under a ceiling."""
+    found = {kind: tuple(op for op in ops if op in most.get(kind, ())) for kind, ops in given.items()}
+    return {kind: ops for kind, ops in found.items() if ops}
+
+
+def above(setting: ProxySetting, most: dict[str, frozenset[str]]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield (path in the spec, kind, operations) of what a ProxySetting names above a ceiling."""
+    for place, subject in enumerate(setting.spec.subjects):
+        for number, one in enumerate(subject.proxy_settings or ()):
+            over: list[str] = [op for op in OPERATIONS if op in one.operations and op not in most.get(one.kind, ())]
+            if over:
+                yield f"spec.subjects[{place}].proxySettings[{number}]", one.kind, over
 
 
 def _together(entries: Iterable[TenantSpecOwner | ProxySubject], owner: Owner) -> dict[str, tuple[str, ...]]:

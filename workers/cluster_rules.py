@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from workers.proxy_settings import Setting
 
 OPERATIONS: Final = frozenset({"List", "Get"})
+NOT_PERMITTED: Final = "NotPermitted"
 _WITH_VALUES: Final = {"In": True, "NotIn": True, "Exists": False, "DoesNotExist": False}
 _GROUP: Final = re.compile(r"[a-z0-9.*-]*(/[a-z0-9*]+)?")
 _RESOURCE: Final = re.compile(r"\*|[a-z0-9][a-z0-9.-]*")
@@ -34,9 +35,14 @@ class Ignored(msgspec.Struct, frozen=True, order=True):
     reason: str
     message: str
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it is something that the tenant cannot give."""
+        return self.reason == NOT_PERMITTED
+
 
 def permits(tenant: Tenant | None) -> bool:
-    """Tell whether the ProxySettings of a tenant may hold clusterResources."""
+    """Tell whether all counts that is in the ProxySettings of a tenant: clusterResources, and every operation."""
     return tenant is not None and tenant.metadata.annotations.get(ANNOTATION_CLUSTER_RESOURCES) == "true"
 
 

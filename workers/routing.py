@@ -141,6 +141,15 @@ def _settings_in(namespace: str, relations: Relations) -> set[Route]:
     return _subjects(subjects) | _statuses(relations.settings.keys_in(namespace))
 
 
+def _settings_of(tenant: str, relations: Relations) -> set[Route]:
+    """Return what depends on which part of a tenant's ProxySettings counts: whom they name, and their status."""
+    found = set[Route]()
+    for namespace in relations.namespaces_of(tenant):
+        found |= _subjects(relations.settings.subjects_in(namespace))
+        found |= _statuses(relations.settings.keys_in(namespace))
+    return found
+
+
 def _setting_change(
     change: Change[ObjectRecord],
     relations: Relations,
@@ -248,8 +257,8 @@ def _tenant_change(
             routes.add(tenant_route(name))
         if _server(old) != _server(new):
             routes = routes.union(*(kubeconfig_routes(a, relations) for a in relations.accounts_of_tenant(name)))
-        if permits(old) != permits(new):
-            routes = routes.union(*(_settings_in(one, relations) for one in relations.namespaces_of(name)))
+        if permits(old) != permits(new) or old.spec.owners != new.spec.owners:
+            routes |= _settings_of(name, relations)
         # What an owner may do stands in its entry; an owner that stays may have got another one.
         return routes | _subjects(
             owner for owner in relations.owners(name).all if operations(old, owner) != operations(new, owner)
@@ -283,6 +292,8 @@ def _owners_change(change: Change[ObjectRecord], relations: Relations, tenants: 
     routes: set[Route] = set()
     for name, owners in before.items():
         after = relations.owners(name)
+        if owners.all != after.all:
+            routes |= _settings_of(name, relations)  # they hand on what all owners have
         for owner in (owners.certain ^ after.certain) | (owners.stale ^ after.stale):
             routes |= _subjects([owner])
             for account in relations.accounts_of(owner):

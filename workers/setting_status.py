@@ -14,9 +14,11 @@ from eventcore.consumer import Done, Retry, Terminal
 from eventcore.errors import ConflictError, NotFoundError
 from eventcore.foreign import shown
 from eventcore.keys import ObjectKey, key
+from eventcore.kube import ObjectRef
 from eventcore.kube_paths import object_path
 from eventcore.objects import ANNOTATION_CLUSTER_RESOURCES, CAPSULE_GROUP, Condition, ProxySetting, ProxyStatus
-from workers.cluster_rules import Ignored, permits, resources_of, wrong
+from workers.choices import above, ceiling
+from workers.cluster_rules import NOT_PERMITTED, Ignored, permits, resources_of, wrong
 from workers.context import SOON
 from workers.ownership import Account, identities, well_formed
 from workers.proxy_settings import KINDS, named
@@ -54,9 +56,17 @@ async def reconcile(context: Context, run: Run, config: ConfigGrant | None) -> R
     setting = context.relations.settings.all.get(target)
     if setting is None or setting.metadata.deletion_timestamp is not None:
         return Done()
-    wanted = status_of(setting, context.relations, config, gate=context.settings.proxy_cluster_scoped)
+    gate = context.settings.proxy_cluster_scoped
+    wanted = status_of(setting, context.relations, config, gate=gate)
     if wanted == setting.status:
         return Done()
+    if refused := [one.message for one in ignored(setting, context.relations, config, gate=gate) if one.is_refusal]:
+        regarding = ObjectRef(
+            api_version=f"{CAPSULE_GROUP}/v1beta1", kind=kind, name=name, namespace=namespace, uid=setting.metadata.uid
+        )
+        about = str(setting.metadata.generation)
+        message = _short("; ".join(refused))
+        await context.writer.tell(run, str(run.key), regarding, reason=NOT_PERMITTED, message=message, about=about)
     # With the version, so that a status made from an older spec never replaces one made from a newer.
     metadata = {"resourceVersion": setting.metadata.resource_version, "uid": setting.metadata.uid}
     run.check()
@@ -73,16 +83,13 @@ async def reconcile(context: Context, run: Run, config: ConfigGrant | None) -> R
 def status_of(setting: Setting, relations: Relations, config: ConfigGrant | None, *, gate: bool) -> ProxyStatus:
     """Return what the status should be. Pure but for the time of a change."""
     meta = setting.metadata
-    users = {(ref.kind, ref.name) for ref in config.users} if config else set[tuple[str, str]]()
-    ignored = sorted(set(_ignored(setting, relations, users, gate=gate)))
-    if ignored:
-        status, reason = "False", ignored[0].reason
-        message = "; ".join(one.message for one in ignored)
+    if found := ignored(setting, relations, config, gate=gate):
+        status, reason = "False", found[0].reason
+        message = "; ".join(one.message for one in found)
     else:
         status, reason, message = "True", "Succeeded", "reconciled"
-        if strangers := _strangers(setting, users):
+        if strangers := _strangers(setting, _users(config)):
             message += f"; counts where Capsule counts the caller among its users: {', '.join(strangers)}"
-    message = message if len(message) <= MOST else message[: MOST - 3] + "..."
     before = next((one for one in setting.status.conditions if one.type == READY), None)
     same = before is not None and before.status == status
     since = before.last_transition_time if before is not None and same else now().strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -90,11 +97,24 @@ def status_of(setting: Setting, relations: Relations, config: ConfigGrant | None
         type=READY,
         status=status,
         reason=reason,
-        message=message,
+        message=_short(message),
         observed_generation=meta.generation,
         last_transition_time=since,
     )
     return ProxyStatus(observed_generation=meta.generation, conditions=[condition])
+
+
+def ignored(setting: Setting, relations: Relations, config: ConfigGrant | None, *, gate: bool) -> list[Ignored]:
+    """Return what of a setting gives nothing."""
+    return sorted(set(_ignored(setting, relations, _users(config), gate=gate)))
+
+
+def _users(config: ConfigGrant | None) -> set[tuple[str, str]]:
+    return {(ref.kind, ref.name) for ref in config.users} if config else set()
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= MOST else message[: MOST - 3] + "..."
 
 
 def _ignored(setting: Setting, relations: Relations, users: set[tuple[str, str]], *, gate: bool) -> Iterator[Ignored]:
@@ -106,12 +126,26 @@ def _ignored(setting: Setting, relations: Relations, users: set[tuple[str, str]]
     if isinstance(setting, ProxySetting) and not tenant:
         yield Ignored("NotInTenant", f"namespace {setting.metadata.namespace} is no tenant's, so nothing counts")
         return
+    yield from _cut(setting, tenant, relations)
     if entries := list(resources_of(setting)):
         yield from _closed(setting, tenant, relations, gate=gate)
     for path, resource in entries:
         if (why := wrong(resource)) is not None:
             yield Ignored(why.reason, f"{path}: {why.message}")
     yield from _no_users(setting, users)
+
+
+def _cut(setting: Setting, tenant: str, relations: Relations) -> Iterator[Ignored]:
+    """Yield the operations that a tenant cannot hand on."""
+    found = relations.tenants.get(tenant)
+    if not isinstance(setting, ProxySetting) or permits(found):
+        return
+    for path, kind, operations in above(setting, ceiling(found, relations.owners(tenant).all)):
+        yield Ignored(
+            NOT_PERMITTED,
+            f"{path}: {', '.join(operations)} of {kind} does not count, since Tenant {tenant} does not give it to all "
+            f"its owners; it would with the annotation {ANNOTATION_CLUSTER_RESOURCES} (true) on the Tenant",
+        )
 
 
 def _closed(setting: Setting, tenant: str, relations: Relations, *, gate: bool) -> Iterator[Ignored]:
@@ -121,7 +155,7 @@ def _closed(setting: Setting, tenant: str, relations: Relations, *, gate: bool) 
         yield Ignored("GateOff", f"clusterResources count only with {flag}")
     if isinstance(setting, ProxySetting) and not permits(relations.tenants.get(tenant)):
         yield Ignored(
-            "NotPermitted",
+            NOT_PERMITTED,
             f"clusterResources of a ProxySetting count only with the annotation {ANNOTATION_CLUSTER_RESOURCES} "
             f"(true) on Tenant {tenant}; a GlobalProxySettings needs none",
         )

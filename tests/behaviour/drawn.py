@@ -177,10 +177,26 @@ class World:
     def owned(self, who: Subjects) -> Iterator[tuple[str, list[Object]]]:
         """Yield each tenant that somebody owns, in any way, with the settings of that."""
         for name, spec in self.tenants.items():
-            subjects = [*spec["owners"], *filter(None, [self.inside.get(name)])]
+            subjects = [*spec["owners"], *self._inside(name)]
             found = [owner for owner in subjects if (owner["kind"], owner["name"]) in who]
             if found:
                 yield name, [setting for owner in found for setting in owner["proxySettings"]]
+
+    def _inside(self, tenant: str) -> Iterator[Object]:
+        """Yield the subject of a tenant's ProxySetting with what counts of it: what every owner of the tenant has."""
+        one, owners = self.inside.get(tenant), self.tenants[tenant]["owners"]
+        if one is None:
+            return
+        has = [{(s["kind"], op) for s in owner["proxySettings"] for op in s["operations"]} for owner in owners]
+        settings = one["proxySettings"]
+        if tenant not in self.permits:
+            settings = [
+                {"kind": setting["kind"], "operations": [op]}
+                for setting in settings
+                for op in setting["operations"]
+                if all((setting["kind"], op) in mine for mine in has)
+            ]
+        yield one | {"proxySettings": settings}
 
     def sees(self, who: Subjects, kind: str) -> set[str] | None:
         """Return the names of this world that somebody sees of a kind; None where nothing of the kind is theirs."""

@@ -243,39 +243,6 @@ async def test_no_kubeconfig_opens_another_identity(tenancy: Tenancy, other: Ten
                 assert "cannot impersonate" in answer.body["message"], (door, one.headers)
 
 
-async def test_nobody_gets_around_the_cordon_of_its_tenant_as_itself_in_fewer_groups(
-    acting: None, tenancy: Tenancy, until: Any
-) -> None:
-    # Given a tenant that is cordoned, and a proxy that may act for others
-    await tenancy.make()
-    own = await tenancy.make_usable("production")
-    body = tenancy.tenant(tenancy.user)
-    body["spec"]["cordoned"] = True
-    await tenancy.apply(body)
-    maps = api_path("", "v1", "configmaps", namespace=own)
-    async with doors(tenancy) as clients:
-        for door, client in clients.items():
-
-            async def cordoned(client: Client = client, door: str = door) -> bool:
-                answer = await client.post(maps, {"metadata": {"generateName": f"before-{door}-"}})
-                return refused(answer) and "cordon" in answer.body["message"]
-
-            await until(cordoned)
-        # When its account writes as itself, in groups of which Capsule knows none as its users, or beside itself
-        through = clients["proxy"]
-        asked = {
-            "one group": through.acting(tenancy.user, "system:authenticated"),
-            "some groups": through.acting(tenancy.user, "system:serviceaccounts", "system:authenticated"),
-            "a key": through.acting(tenancy.user, **{"Extra_%41": "x"}),
-            "its uid": through.acting(tenancy.user, Uid="1"),
-        }
-        for what, one in asked.items():
-            answer = await one.post(maps, {"metadata": {"name": "after"}})
-            assert answer.status == 403, (what, answer)
-            assert "cannot impersonate" in answer.body["message"], what
-    assert await tenancy.get("ConfigMap", own, "after") is None
-
-
 async def test_foreign_credentials_in_a_kubeconfig_do_not_help(cluster: Any, tenancy: Tenancy, other: Tenancy) -> None:
     own, foreign = await both(tenancy, other)
     secrets = api_path("", "v1", "secrets", namespace=foreign)

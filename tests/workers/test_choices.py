@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from eventcore.grants import Choice, SelectorTerm
-from eventcore.objects import Tenant
-from workers.choices import choices, operations
+from eventcore.objects import ProxySetting, Tenant
+from workers.choices import above, ceiling, choices, operations, under
 from workers.ownership import Owner
 
 EVERY_NODE = {"Nodes": Choice(selectors=((),))}
@@ -96,3 +96,54 @@ def test_the_operations_of_an_owner_are_those_of_all_its_entries_and_of_nobody_e
     assert operations(found, Owner("User", "dana")) == {"Nodes": ("List", "Update", "Delete")}
     assert operations(found, Owner("User", "erin")) == {"IngressClasses": ("List",)}
     assert operations(found, Owner("User", "frank")) == {}
+
+
+def owner(name: str, **kinds: list[str]) -> dict[str, Any]:
+    return {
+        "kind": "User",
+        "name": name,
+        "proxySettings": [{"kind": kind, "operations": given} for kind, given in kinds.items()],
+    }
+
+
+@pytest.mark.parametrize(
+    ("owners", "effective", "wanted"),
+    [
+        ([], [], {}),
+        ([owner("dana", Nodes=["List"])], [], {}),  # nobody owns it now
+        ([owner("dana")], ["dana"], {}),
+        ([owner("dana", Nodes=["List", "Delete"])], ["dana"], {"Nodes": {"List", "Delete"}}),
+        (
+            [owner("dana", Nodes=["List"], StorageClasses=["List"]), owner("dana", Nodes=["Update"])],
+            ["dana"],
+            {"Nodes": {"List", "Update"}, "StorageClasses": {"List"}},
+        ),
+        (
+            [owner("dana", Nodes=["List", "Delete"], StorageClasses=["List"]), owner("erin", Nodes=["List"])],
+            ["dana", "erin"],
+            {"Nodes": {"List"}},
+        ),
+        ([owner("dana", Nodes=["List"])], ["dana", "erin"], {}),
+    ],
+)
+def test_a_ceiling_is_what_every_single_owner_has(
+    owners: list[dict[str, Any]], effective: list[str], wanted: dict[str, set[str]]
+) -> None:
+    assert ceiling(tenant(owners=owners), [Owner("User", name) for name in effective]) == wanted
+
+
+def test_without_a_tenant_nothing_is_handed_on() -> None:
+    assert ceiling(None, [Owner("User", "dana")]) == {}
+
+
+def test_of_operations_those_under_a_ceiling_count_and_those_above_are_named() -> None:
+    most = {"Nodes": frozenset({"List"})}
+    given = [{"kind": "Nodes", "operations": ["Delete", "List"]}, {"kind": "StorageClasses", "operations": ["List"]}]
+    subjects = [{"kind": "User", "name": "erin"}, {"kind": "User", "name": "dana", "proxySettings": given}]
+    setting = msgspec.convert({"metadata": {"name": "s"}, "spec": {"subjects": subjects}}, ProxySetting)
+
+    assert under({"Nodes": ("List", "Delete"), "StorageClasses": ("List",)}, most) == {"Nodes": ("List",)}
+    assert list(above(setting, most)) == [
+        ("spec.subjects[1].proxySettings[0]", "Nodes", ["Delete"]),
+        ("spec.subjects[1].proxySettings[1]", "StorageClasses", ["List"]),
+    ]

@@ -69,6 +69,26 @@ async def test_what_a_tenant_and_a_proxy_setting_allow_reaches_the_grants_and_le
             subject_kind="User", name="dana", tenants=("oil",), operations={"oil": {"Nodes": ("List",)}}
         )
 
+        # but no more than the owner may, whatever it says: its status tells what counts not, and an Event
+        may = [{"kind": "Nodes", "operations": ["List", "Delete"]}, {"kind": "StorageClasses", "operations": ["List"]}]
+        subjects = [{"kind": "User", "name": "dana", "proxySettings": may}]
+        await line.client.merge_patch(f"{settings}/viewers", {"spec": {"subjects": subjects}})
+
+        async def told() -> bool:
+            events = msgspec.json.decode(
+                await line.client.get(api_path("", "v1", "events", namespace="oil-production"))
+            )["items"]
+            said = [one["message"] for one in events if one["reason"] == "NotPermitted"]
+            return (
+                await ready(line, f"{settings}/viewers") == (2, "False", "NotPermitted")
+                and len(said) == 1
+                and "proxySettings[0]: Delete of Nodes does not count" in said[0]
+                and "proxySettings[1]: List of StorageClasses does not count" in said[0]
+            )
+
+        await line.until(told, "what does not count is told")
+        assert (await dana() or SubjectGrant(subject_kind="", name="")).operations == {"oil": {"Nodes": ("List",)}}
+
         # then it goes with the ProxySetting
         await line.client.delete(f"{settings}/viewers")
 

@@ -326,11 +326,17 @@ def setting(*operations: str, name: str = "dana") -> dict[str, Any]:
     return {"spec": {"subjects": [{"kind": "User", "name": name, "proxySettings": given}]}}
 
 
+def owning(*operations: str, name: str = "system:serviceaccount:oil-system:gitops-reconciler") -> dict[str, Any]:
+    given = [{"kind": "Nodes", "operations": list(operations)}]
+    return {"kind": "ServiceAccount", "name": name, "proxySettings": given}
+
+
 def test_a_proxy_setting_in_a_tenants_namespace_makes_its_subject_as_an_owner_to_the_proxy() -> None:
     cluster = guide()
     dana = Owner("User", "dana")
     route_of_dana = ("access", key("subject", "User", "dana"))
 
+    cluster.put("Tenant", "", "oil", {"spec": {"owners": [owning("List", "Delete")]}})
     status = ("access", key("status", "ProxySetting", "oil-production", "s"))
     assert cluster.put("ProxySetting", "oil-production", "s", setting("List")) == {route_of_dana, status}
     given = subject_grant(cluster.relations, dana, NOW, GRACE)[0]
@@ -399,23 +405,52 @@ def test_a_proxy_setting_counts_only_while_its_namespace_is_the_tenants() -> Non
     assert subject_grant(cluster.relations, dana, NOW, GRACE) == (None, None)
 
 
-def test_the_operations_of_an_owner_and_of_its_proxy_settings_come_together() -> None:
+def test_what_a_proxy_setting_gives_ends_at_what_the_tenant_gives_to_every_owner() -> None:
     cluster = guide()
     user = "system:serviceaccount:oil-system:gitops-reconciler"
-    may = {"kind": "Nodes", "operations": ["List"]}
-    owners = [{"kind": "ServiceAccount", "name": user, "proxySettings": [may]}]
-    assert ("access", key("subject", "ServiceAccount", user)) in cluster.put(
-        "Tenant", "", "oil", {"spec": {"owners": owners}}
-    )
-    subjects = [
-        {"kind": "ServiceAccount", "name": user, "proxySettings": [{"kind": "Nodes", "operations": ["Update"]}]}
+    account, dana = Owner("ServiceAccount", user), Owner("User", "dana")
+    both = [{"kind": one.kind, "name": one.name} for one in (account, dana)]
+    given = [
+        {"kind": kind, "operations": ["List", "Update", "Delete"]}
+        for kind in ("Nodes", "StorageClasses", "PersistentVolumes")
     ]
-    cluster.put("ProxySetting", "oil-production", "s", {"spec": {"subjects": subjects}})
+    spec = {"subjects": [one | {"proxySettings": given} for one in both]}
+    routes_of_both = {("access", key("subject", one.kind, one.name)) for one in (account, dana)}
+    status = ("access", key("status", "ProxySetting", "oil-production", "s"))
 
-    given = subject_grant(cluster.relations, Owner("ServiceAccount", user), NOW, GRACE)[0]
+    def operations(owner: Owner) -> dict[str, tuple[str, ...]]:
+        found = subject_grant(cluster.relations, owner, NOW, GRACE)[0]
+        assert found is not None
+        assert found.tenants == ("oil",)
+        return found.operations.get("oil", {})
 
-    assert given is not None
-    assert given.operations == {"oil": {"Nodes": ("List", "Update")}}
+    # Given a tenant of the guide, then its account gives nothing to itself, nor to anybody else
+    cluster.put("ProxySetting", "oil-production", "s", {"spec": spec})
+    assert operations(account) == operations(dana) == {}
+
+    # When the Tenant gives its owner something, then the owner hands on that and no more
+    routes = cluster.put("Tenant", "", "oil", {"spec": {"owners": [owning("List", "Update")]}})
+    assert routes >= {*routes_of_both, status}
+    assert operations(account) == operations(dana) == {"Nodes": ("List", "Update")}
+
+    # And what one owner has and another has not, neither hands on: nobody knows who wrote it
+    second = owning("List", name="system:serviceaccount:oil-system:second")
+    for other, wanted in ((second, ("List",)), ({"kind": "User", "name": "erin"}, ())):
+        assert status in cluster.put("Tenant", "", "oil", {"spec": {"owners": [owning("List", "Update"), other]}})
+        assert operations(dana) == ({"Nodes": wanted} if wanted else {})
+    assert operations(account) == {"Nodes": ("List", "Update")}  # its own, by the administrator's hand
+
+    # Nor does one that an administrator brings otherwise
+    cluster.put("Tenant", "", "oil", {"spec": {"owners": [owning("List")]}})
+    assert operations(dana) == {"Nodes": ("List",)}
+    brought = {"metadata": {"labels": {"projectcapsule.dev/tenant": "oil"}}, "spec": {"kind": "User", "name": "erin"}}
+    assert cluster.put("TenantOwner", "", "to", brought) >= {*routes_of_both, status}
+    assert operations(dana) == {}
+
+    # But where the Tenant permits it, all counts
+    permitted = {"metadata": {"annotations": {"capsule-tether.io/cluster-resources": "true"}}}
+    assert cluster.put("Tenant", "", "oil", {"spec": {"owners": [owning("List")]}} | permitted) >= routes_of_both
+    assert operations(dana) == {one["kind"]: ("List", "Update", "Delete") for one in given}
 
 
 def test_a_status_that_capsule_writes_concerns_nobody() -> None:

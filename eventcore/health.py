@@ -6,18 +6,23 @@ is what the role says of itself by named checks.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from eventcore.errors import StartError
 from eventcore.metrics import CONTENT_TYPE, Metrics
 from eventcore.printable import printable
+from eventcore.sockets import keep_alive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+MOST: Final = 64
+"""Connections of probes and scrapers at a time; the oldest makes room for another, so that a probe always gets in."""
 
 
 class Readiness:
@@ -69,6 +74,7 @@ class HealthServer:
         self._metrics = metrics
         self._text = text
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
 
     async def start(self) -> int:
         """Listen and return the port; StartError when the address cannot be used."""
@@ -82,18 +88,30 @@ class HealthServer:
         )
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
-        site = web.TCPSite(runner, self._host, self._port)
+        server = runner.server
+        if server is None:
+            raise RuntimeError("the runner has no server")
+
+        def make() -> asyncio.Protocol:
+            for old in server.connections[: max(0, len(server.connections) - MOST + 1)]:
+                old.force_close()
+            return server()
+
         try:
-            await site.start()
+            listening = await asyncio.get_running_loop().create_server(make, self._host, self._port)
         except OSError as error:
             await runner.cleanup()
             raise StartError(_cannot_listen(self._host, self._port, error)) from error
-        self._runner = runner
-        return int(runner.addresses[0][1])
+        for sock in listening.sockets:
+            keep_alive(sock)  # those of the connections follow
+        self._runner, self._listening = runner, listening
+        return int(listening.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """Stop listening; does nothing when not started."""
         runner, self._runner = self._runner, None
+        if self._listening is not None:
+            self._listening.close()
         if runner is not None:
             await runner.cleanup()
 

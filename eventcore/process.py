@@ -22,6 +22,7 @@ from eventcore.errors import SettingsError, StartError, TetherError
 from eventcore.health import HealthServer, Readiness
 from eventcore.metrics import Metrics
 from eventcore.printable import printable
+from eventcore.sockets import raise_file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -74,6 +75,7 @@ def run_role(
     loop than asyncio's.
     """
     logs.configure(settings.log_level, settings.log_format, name)
+    raise_file_limit()
     role = Role(name=name, settings=settings, log=logs.get(f"tether.{name}"))
     with asyncio.Runner(loop_factory=new_loop) as runner:
         try:

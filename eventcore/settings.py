@@ -159,6 +159,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # The proxy.
     proxy_host: Annotated[str, _text("proxy", "address for tenants; in a cluster 0.0.0.0")] = "127.0.0.1"
     proxy_port: Annotated[int, _number("proxy", "port for tenants; 0 picks a free one", 0, 65535)] = 9001
+    max_connections: Annotated[
+        int, _number("proxy", "connections of clients to a process; fewer where the limit of open files is low", 1)
+    ] = 20_000
+    peer_connection_share: Annotated[
+        float, _number("proxy", "share of them for one address; trusted-proxy-cidrs have no limit", 0.001, 1)
+    ] = 0.25
     shutdown_delay: Annotated[
         float, _seconds("proxy", "after SIGTERM it takes connections for so long, not ready, and then drains", 0)
     ] = 5.0

@@ -18,6 +18,7 @@ from eventcore.kube import METADATA_LIST, KubeClient, api_path
 from eventcore.kube_auth import KubeAuth
 from eventcore.numbers import version
 from eventcore.reading import Reader
+from eventcore.sockets import file_limit
 from eventcore.waiting import end, pause
 from proxycore.access_log import AccessLog
 from proxycore.access_reviews import AccessReviews
@@ -37,6 +38,7 @@ from proxycore.group_filter import GroupFilter
 from proxycore.impersonating import Impersonator
 from proxycore.local_tokens import ClusterKeys, LocalTokens
 from proxycore.measures import Measures
+from proxycore.plane.accepting import Limits
 from proxycore.plane.listener import Listener
 from proxycore.rights import Rights
 from proxycore.server import Proxy
@@ -230,7 +232,20 @@ class Service:
 
     async def _listen(self) -> None:
         settings, readiness = self._role.settings, self._role.readiness
-        listener = Listener(self._proxy.handle, on_refused=self._proxy.count_refused)
+        limits = Limits.of(
+            settings.max_connections,
+            settings.peer_connection_share,
+            files=file_limit(),
+            exempt=CallerRules.of(settings).trusts,
+        )
+        refused = self.measures.connections_refused
+        listener = Listener(
+            self._proxy.handle,
+            limits=limits,
+            on_refused=self._proxy.count_refused,
+            on_turned_away=lambda reason: refused.labels(reason).inc(),
+        )
+        self.measures.connections_most.set(limits.most)
         self.measures.connections.set_function(lambda: float(listener.size))
         try:
             try:
@@ -240,7 +255,7 @@ class Service:
             self.port = listener.port
             self.listening.set()
             readiness.set("port", ok=True)
-            self._role.log.info("proxy listens", host=settings.proxy_host, port=self.port)
+            self._role.log.info("proxy listens", host=settings.proxy_host, port=self.port, most_connections=limits.most)
             await self._role.stopping.wait()
             readiness.set("port", ok=False, why="stopping")
         finally:

@@ -14,6 +14,8 @@ from prometheus_client import Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from proxycore.plane.accepting import REASONS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -132,6 +134,15 @@ class Measures:
         )
         self.tunnels = Gauge("tether_proxy_tunnels", "Upgraded connections: exec, attach, port-forward", registry=of)
         self.connections = Gauge("tether_proxy_connections", "Open connections of clients", registry=of)
+        self.connections_most = Gauge(
+            "tether_proxy_connections_most", "Connections of clients that this process takes", registry=of
+        )
+        self.connections_refused = Counter(  # reason
+            "tether_proxy_connections_refused",
+            "Connections that were not taken, or closed for others",
+            ["reason"],
+            registry=of,
+        )
         self.audit_dropped = Counter(
             "tether_proxy_audit_dropped", "Audit records that could not be published", registry=of
         )
@@ -146,6 +157,8 @@ class Measures:
         )
         for source in WATCHES:
             self.watches.labels(source)
+        for reason in REASONS:
+            self.connections_refused.labels(reason)
         for result in ("loaded", "refused"):
             self.certificate_loads.labels(result)
 

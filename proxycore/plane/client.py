@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from proxycore.headers import Header
+    from proxycore.plane.accepting import Accepted
     from proxycore.plane.listener import Listener
     from proxycore.statuses import Status
 
@@ -45,6 +46,7 @@ REFUSED_SECONDS: Final = 0.05
 """The same after what was no HTTP: long enough that the answer is not lost with what was still on its way."""
 MOST_AHEAD: Final = 65_536
 """Bytes held of a body that nobody reads yet, or of requests after the one in hand."""
+_USELESS: Final = frozenset({401, 429})
 _HEAD_END: Final = b"\r\n\r\n"
 _NEVER = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\x00")
 """What no head can hold, so that a client need not wait for the time-out to be told."""
@@ -69,9 +71,11 @@ class Peer(Protocol):
 class ClientConnection(Outgoing):
     """Reads requests and hands each to the listener's handler."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, accepted: Accepted) -> None:
         super().__init__(listener.turn)
-        self.peer = ""
+        self.peer = accepted.peer
+        self._accepted = accepted
+        self._useful = False  # it had an answer that is no refusal of its credential
         self._listener = listener
         self._loop = listener.loop
         self._reader = HeadReader()
@@ -95,9 +99,7 @@ class ClientConnection(Outgoing):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        name = transport.get_extra_info("peername")
-        self.peer = str(name[0]) if name else ""
-        self._listener.opened(self)
+        self._listener.opened(self, self._accepted)
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None:
@@ -139,7 +141,7 @@ class ClientConnection(Outgoing):
     def connection_lost(self, exc: BaseException | None) -> None:
         del exc
         self._closing = True
-        self._listener.closed(self)
+        self._listener.closed(self, self._accepted)
         if self._tunnel is not None:
             self._tunnel.hang_up()
         if self._request is not None:
@@ -168,6 +170,11 @@ class ClientConnection(Outgoing):
     # For the request in hand.
 
     @property
+    def idle(self) -> bool:
+        """Whether it asked for nothing yet, or was refused, and so makes room for another where there is none."""
+        return not self._useful and (self._request is None or self._deaf)
+
+    @property
     def is_stuck(self) -> bool:
         """Whether the client takes less than is sent to it."""
         return bool(self._stuck_since)
@@ -194,6 +201,8 @@ class ClientConnection(Outgoing):
         if request is not self._request or self._closing:
             return
         self._served = True
+        if not self._useful:
+            self._useful = request.answer_code not in _USELESS
         if not keeps or self._listener.is_closing:
             if request.body_over:
                 self._close()

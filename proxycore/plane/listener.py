@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from eventcore.logs import get
+from proxycore.plane.accepting import Accepted, Acceptor, Crowd, Limits
 from proxycore.plane.client import HEAD_SECONDS, ClientConnection
 from proxycore.plane.outgoing import Turn
 
@@ -20,90 +21,90 @@ if TYPE_CHECKING:
 log = get("proxy.listener")
 
 LOOK_SECONDS: Final = 1.0
-MOST_CONNECTIONS: Final = 20_000
-"""Connections of clients at a time; more are closed at once, so that memory stays bounded."""
 SHUTDOWN_SECONDS: Final = 5.0
-_BACKLOG: Final = 1024
+PLENTY: Final = Limits(most=20_000, of_network=20_000)
 
 
 class Listener:
-    """Accepts clients and gives each request to ``handler``. ``on_refused`` hears the code of what was no request.
+    """Accepts clients and gives each request to ``handler``.
 
+    ``on_refused`` hears the code of what was no request, ``on_turned_away`` why a connection was not taken.
     The handler begins at once, in the callback that read the request, and returns what has to be awaited if anything.
     """
 
-    def __init__(self, handler: Handler, *, on_refused: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: Limits = PLENTY,
+        on_refused: Callable[[int], None] = lambda _: None,
+        on_turned_away: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.turn = Turn(self.loop.call_soon)
         self.is_closing = False
         self.refused = on_refused
         self.port = 0
         self._handler = handler
+        self._crowd = Crowd(limits, on_turned_away)
         self._connections: set[ClientConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def size(self) -> int:
-        """How many connections are open."""
-        return len(self._connections)
+        """How many connections there are, those behind a handshake too."""
+        return len(self._crowd)
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         """Listen; OSError when the address cannot be had. Several processes may share one port."""
-        self._server = await self.loop.create_server(
-            lambda: ClientConnection(self),
-            host,
-            port,
-            ssl=tls,
-            reuse_port=True,
-            backlog=_BACKLOG,
-            ssl_handshake_timeout=HEAD_SECONDS if tls else None,
-            ssl_shutdown_timeout=SHUTDOWN_SECONDS if tls else None,
+        self._acceptor = Acceptor(
+            self._crowd,
+            lambda accepted: ClientConnection(self, accepted),
+            tls,
+            handshake_seconds=HEAD_SECONDS,
+            shutdown_seconds=SHUTDOWN_SECONDS,
         )
-        self.port = int(self._server.sockets[0].getsockname()[1])
+        self.port = await self._acceptor.start(host, port)
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
 
     async def close(self, grace: float) -> None:
         """Accept no more, let what is in hand finish for so many seconds, then break what is left."""
         self.is_closing = True
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.stop()
         for connection in list(self._connections):
             connection.stop()
         try:
             async with asyncio.timeout(grace):
-                await self._empty.wait()
+                await self._crowd.empty()
         except TimeoutError:
-            log.warning("connections are broken at the end of the grace", left=len(self._connections))
-            for connection in list(self._connections):
-                connection.abort()
+            log.warning("connections are broken at the end of the grace", left=len(self._crowd))
+            for accepted in self._crowd.all():
+                accepted.break_off()
             await asyncio.sleep(0)  # one turn of the loop, in which the aborted transports close
         if self._timer is not None:
             self._timer.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._server is not None:
-            await self._server.wait_closed()
+        if self._acceptor is not None:
+            await self._acceptor.end()
 
     # From connections.
 
-    def opened(self, connection: ClientConnection) -> None:
+    def opened(self, connection: ClientConnection, accepted: Accepted) -> None:
         """Take note of a connection."""
-        if self.is_closing or len(self._connections) >= MOST_CONNECTIONS:
-            connection.abort()
-            return
+        accepted.client = connection
         self._connections.add(connection)
-        self._empty.clear()
+        if self.is_closing:
+            connection.stop()  # it was let in before
 
-    def closed(self, connection: ClientConnection) -> None:
+    def closed(self, connection: ClientConnection, accepted: Accepted) -> None:
         """Forget a connection."""
         self._connections.discard(connection)
-        if not self._connections:
-            self._empty.set()
+        self._crowd.forget(accepted)
 
     def serve(self, request: Request) -> Coroutine[None, None, None] | None:
         """Handle a request; return what is left to be awaited for it, None when nothing is."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
 from eventcore.errors import StartError
-from eventcore.health import HealthServer, Readiness
+from eventcore.health import MOST, HealthServer, Readiness
 from eventcore.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -96,3 +99,32 @@ async def test_stopping_frees_the_port() -> None:
     again = HealthServer("127.0.0.1", port, readiness=Readiness(), metrics=Metrics())
     assert await again.start() == port
     await again.stop()
+
+
+async def test_connections_that_say_nothing_keep_no_probe_out() -> None:
+    server = HealthServer("127.0.0.1", 0, readiness=Readiness(), metrics=Metrics())
+    port = await server.start()
+    silent: list[asyncio.StreamWriter] = []
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            assert await ask(session, "/healthz") == (200, "ok\n")  # on a connection that it keeps
+            for _ in range(2 * MOST):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                silent.append(writer)
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as other:
+                assert await ask(other, "/healthz") == (200, "ok\n")
+        assert sum(1 for fd in _open_sockets(port)) <= MOST + 1  # and the one that listens
+    finally:
+        await server.stop()
+        for writer in silent:
+            writer.close()
+
+
+def _open_sockets(port: int) -> list[str]:
+    """Return this process's sockets whose own end is at a port."""
+    ours = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            ours.add(str(entry.readlink()))
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [line[9] for line in lines if line[1].endswith(f":{port:04X}") and f"socket:[{line[9]}]" in ours]

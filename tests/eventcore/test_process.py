@@ -78,6 +78,24 @@ async def test_a_signal_lets_the_role_finish_and_exits_0(stop: signal.Signals, s
     assert events(lines) == ["process started", "stopping", "process stopped"]
 
 
+async def test_a_role_may_open_all_the_files_that_the_system_lets_it() -> None:
+    body = "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], flush=True)"
+    code = f"""{PRELUDE}
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))
+async def main(role):
+    {body}
+{body}
+sys.exit(run_role('work', Settings(http_port=0), main))
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+
+    assert (process.returncode, out.split()) == (0, [b"256", b"512"])
+
+
 LEAVING = """
 role.readiness.set("nats", ok=True)
 print("up", flush=True)

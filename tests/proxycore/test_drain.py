@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,22 @@ async def test_half_a_head_on_a_new_connection_is_waited_for(between: Between) -
     assert b"Connection: close" in first
     assert rest == b'{"kind": "Anything"}'
     writer.close()
+
+
+async def test_a_connection_that_the_kernel_took_before_is_served(between: Between) -> None:
+    with socket.create_connection(("127.0.0.1", between.service.port)) as sock:
+        between.role.stopping.set()  # before the event loop could accept it
+
+        await stop(between)
+        reader, writer = await asyncio.open_connection(sock=sock, ssl=between.tls, server_hostname="127.0.0.1")
+        writer.write(head("/version"))
+        first, rest = await answer_of(reader)
+
+        assert first.startswith(b"HTTP/1.1 200 ")
+        assert rest == b'{"kind": "Anything"}'
+        writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", between.service.port))
 
 
 async def test_half_a_head_on_a_kept_connection_is_waited_for(between: Between) -> None:

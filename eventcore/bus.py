@@ -18,12 +18,10 @@ import nats.errors
 import nats.js.errors
 
 from eventcore import events
-from eventcore.bus_credentials import LoginClient, credentials, is_refusal, refusal_of
+from eventcore.bus_credentials import LoginClient, expect_jetstream, is_refusal, log_in
 from eventcore.bus_limits import audit_within, letter_within, raise_if_final, refuse_what_cuts_off
 from eventcore.clock import KUBE, NATS, now
 from eventcore.errors import (
-    BusUnreachableError,
-    NoJetStreamError,
     PublishError,
     StreamMissingError,
     WrongSequenceError,
@@ -129,45 +127,16 @@ class Bus:
         Later losses of the connection are retried for ever.
         """
         bus = cls(LoginClient(settings), name, metrics)
-        options = credentials(settings)
+        inbox = f"_INBOX_{encode(name.split('-', maxsplit=1)[0])}"
+        heard = {"error_cb": bus._on_error, "disconnected_cb": bus._on_disconnect, "reconnected_cb": bus._on_reconnect}
         try:
-            async with asyncio.timeout(settings.nats_connect_timeout):
-                await bus.nc.connect(
-                    servers=settings.nats_servers(),
-                    name=name,
-                    error_cb=bus._on_error,
-                    disconnected_cb=bus._on_disconnect,
-                    reconnected_cb=bus._on_reconnect,
-                    max_reconnect_attempts=1,  # the first connection fails fast, see below
-                    reconnect_time_wait=0,
-                    connect_timeout=max(1, int(settings.nats_connect_timeout)),
-                    ping_interval=5,
-                    max_outstanding_pings=2,
-                    inbox_prefix=f"_INBOX_{encode(name.split('-', maxsplit=1)[0])}",
-                    **options,
-                )
-        except (OSError, TimeoutError, nats.errors.Error) as error:
+            await log_in(bus.nc, settings, lambda: bus._refusal, name=name, inbox_prefix=inbox, **heard)
+            bus.nc.options["max_reconnect_attempts"] = -1
+            bus.nc.options["reconnect_time_wait"] = RETRY_PAUSE
+            await expect_jetstream(bus.js, settings)
+        except BaseException:
             await _close_quietly(bus.nc)
-            if bus._refusal is not None:
-                raise refusal_of(settings, bus._refusal) from error
-            raise BusUnreachableError(
-                f"no NATS server answers at {settings.nats_url} ({str(error) or type(error).__name__}): "
-                "start it, or set TETHER_NATS_URL"
-            ) from error
-        bus.nc.options["max_reconnect_attempts"] = -1
-        bus.nc.options["reconnect_time_wait"] = RETRY_PAUSE
-        try:
-            await bus.js.account_info()
-        except (nats.errors.NoRespondersError, nats.js.errors.ServiceUnavailableError) as error:
-            await bus.close()
-            raise NoJetStreamError(
-                f"the NATS server at {settings.nats_url} has no JetStream: start it with -js, or with a jetstream block"
-            ) from error
-        except (TimeoutError, nats.errors.Error) as error:
-            await bus.close()
-            raise BusUnreachableError(
-                f"JetStream at {settings.nats_url} does not answer ({error}): look at the server and this user's rights"
-            ) from error
+            raise
         bus._tell_connected(connected=True)
         return bus
 

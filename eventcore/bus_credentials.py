@@ -7,6 +7,7 @@ the old one ends the connection and not the client, and the next connection is m
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import ipaddress
@@ -17,21 +18,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import nats.errors
+import nats.js.errors
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport, WebSocketTransport
 
-from eventcore.errors import LoginRefusedError, SettingsError
+from eventcore.errors import BusUnreachableError, LoginRefusedError, NoJetStreamError, SettingsError
 from eventcore.logs import get
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from nats.js import JetStreamContext
 
     from eventcore.settings import Settings
 
 log = get("bus")
 
 _REFUSED: Final = re.compile("authori[sz]ation|authentication", re.IGNORECASE)
+_STARTING: Final = 10008  # "JetStream system temporarily unavailable": a cluster of servers has no leader yet
 _PERMISSIONS: Final = "permissions violation"
 _JWT: Final = re.compile(r"-+BEGIN NATS USER JWT-+\s+(\S+)\s+-+END")
 _SEED: Final = re.compile(r"-+BEGIN USER NKEY SEED-+\s+(\S+)\s+-+END")
@@ -65,7 +70,8 @@ class LoginClient(Client):
         if not self._encrypted():
             if self._settings.nats_tls():
                 if self._transport is not None:
-                    self._transport.close()  # type: ignore[no-untyped-call]  # nats-py would leave it open, and gives it no types
+                    # nats-py would leave it open, one for each attempt.
+                    self._transport.close()  # type: ignore[no-untyped-call]  # nats-py says no type here
                 raise InClearError("it does not ask for TLS")
             self._warn_in_clear()
         return super()._connect_command()
@@ -108,6 +114,49 @@ def _is_loopback(host: str) -> bool:
 
 class _UnusableFileError(nats.errors.Error):
     """A file does not hold what it should. nats-py tries again after its own errors, and ends with any other."""
+
+
+async def log_in(client: Client, settings: Settings, refusal: Callable[[], Exception | None], **options: Any) -> None:
+    """Connect for the first time; ``options`` are further ones of nats-py, ``refusal`` tells what was heard meanwhile.
+
+    BusUnreachableError or LoginRefusedError, SettingsError for credentials that cannot be used.
+    """
+    login = credentials(settings)
+    try:
+        async with asyncio.timeout(settings.nats_connect_timeout):
+            await client.connect(
+                servers=settings.nats_servers(),
+                max_reconnect_attempts=1,  # the first connection fails fast; whoever can wait tries again
+                reconnect_time_wait=0,
+                connect_timeout=max(1, int(settings.nats_connect_timeout)),
+                ping_interval=5,
+                max_outstanding_pings=2,
+                **login,
+                **options,
+            )
+    except (OSError, TimeoutError, nats.errors.Error) as error:
+        refused = refusal()
+        if refused is not None:
+            raise refusal_of(settings, refused) from error
+        raise BusUnreachableError(
+            f"no NATS server answers at {settings.nats_url} ({str(error) or type(error).__name__}): "
+            "start it, or set TETHER_NATS_URL"
+        ) from error
+
+
+async def expect_jetstream(js: JetStreamContext, settings: Settings) -> None:
+    """Make sure that JetStream answers; NoJetStreamError where there is none, BusUnreachableError while it does not."""
+    server = f"the NATS server at {settings.nats_url}"
+    try:
+        await js.account_info()
+    except (nats.errors.NoRespondersError, nats.js.errors.ServiceUnavailableError) as error:
+        if isinstance(error, nats.js.errors.APIError) and error.err_code == _STARTING:
+            raise BusUnreachableError(f"{server} has no JetStream yet: {error.description}") from error
+        raise NoJetStreamError(f"{server} has no JetStream: start it with -js, or with a jetstream block") from error
+    except (TimeoutError, nats.errors.Error) as error:
+        raise BusUnreachableError(
+            f"JetStream at {settings.nats_url} does not answer ({error}): look at the server and this user's rights"
+        ) from error
 
 
 def is_refusal(error: Exception) -> bool:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import uvloop
 
-from eventcore.bus import Bus
 from eventcore.errors import KubeError, StartError
+from eventcore.joining import join
 from eventcore.kube import METADATA_LIST, KubeClient, api_path
 from eventcore.kube_auth import KubeAuth
 from eventcore.numbers import version
 from eventcore.reading import Reader
 from eventcore.sockets import file_limit
+from eventcore.topology import ACCESS, OBJECTS
 from eventcore.waiting import end, pause
 from proxycore.access_log import AccessLog
 from proxycore.access_reviews import AccessReviews
@@ -48,6 +49,7 @@ from proxycore.upstream import Upstream
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from eventcore.bus import Bus
     from eventcore.process import Role
     from eventcore.settings import Settings
     from proxycore.authentication import Poster
@@ -81,8 +83,12 @@ async def proxy(role: Role, not_heeded: Sequence[str] = ()) -> None:
     CallerRules.of(role.settings)  # what is wrong is said before anything is asked of NATS
     GroupFilter.of(role.settings)
     _warn(role)
-    bus = await Bus.connect(role.settings, "proxy", role.metrics)
-    service = Service(role, bus, await KubeAuth.load(role.settings), tls)
+    role.readiness.expect("api", "port")
+    auth = await KubeAuth.load(role.settings)
+    bus = await join(role, "proxy", [OBJECTS, ACCESS])
+    if bus is None:
+        return
+    service = Service(role, bus, auth, tls)
     sparing = asyncio.ensure_future(spare_the_collector(service))
     try:
         await service.run()

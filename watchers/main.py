@@ -9,14 +9,16 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from eventcore.bus import Bus
+from eventcore.joining import join
 from eventcore.kube import KubeClient
 from eventcore.reading import Reader
+from eventcore.topology import OBJECTS
 from watchers.kinds import rows
 from watchers.metrics import WatchMetrics
 from watchers.watching import KindWatcher, Tools
 
 if TYPE_CHECKING:
+    from eventcore.bus import Bus
     from eventcore.process import Role
     from eventcore.views import Change, ObjectRecord, ObjectsView
 
@@ -29,19 +31,21 @@ async def watch(role: Role) -> None:
     """Watch until ``role.stopping`` is set, then finish what is in flight.
 
     Ready when the view is complete and every kind that needs no CustomResourceDefinition was listed once. Raises
-    BusUnreachableError, NoJetStreamError and StartError at start; whatever comes later is waited out.
+    LoginRefusedError, NoJetStreamError and StartError at start; NATS and its streams are waited for.
     """
     role.readiness.expect("view", "kinds")
     name = f"watcher-{socket.gethostname()}-{os.getpid()}"
-    bus = await Bus.connect(role.settings, name, role.metrics)
+    client = await KubeClient.connect(role.settings, role.metrics)
     try:
-        client = await KubeClient.connect(role.settings, role.metrics)
+        bus = await join(role, name, [OBJECTS])
+        if bus is None:
+            return
         try:
             await _follow(role, name, bus, client)
         finally:
-            await client.close()
+            await bus.close()
     finally:
-        await bus.close()
+        await client.close()
 
 
 async def _follow(role: Role, name: str, bus: Bus, client: KubeClient) -> None:

@@ -8,12 +8,13 @@ import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from eventcore.bus import Bus
 from eventcore.consumer import run_worker
 from eventcore.dead_letters import move
 from eventcore.depth import measure
+from eventcore.joining import join
 from eventcore.kube import KubeClient
 from eventcore.reading import Reader
+from eventcore.topology import ACCESS, OBJECTS
 from eventcore.waiting import pause
 from workers import access, kubeconfig, rbac, token
 from workers.context import Context
@@ -43,10 +44,12 @@ READY_LOOK: Final = 0.2
 async def route(role: Role) -> None:
     """Route until ``role.stopping`` is set. Ready once everything found at the start was asked for.
 
-    Raises BusUnreachableError and NoJetStreamError at start; whatever comes later is waited out.
+    Raises LoginRefusedError and NoJetStreamError at start; NATS and its streams are waited for.
     """
     role.readiness.expect("view", "start")
-    bus = await Bus.connect(role.settings, _name("router"), role.metrics)
+    bus = await join(role, _name("router"), [OBJECTS, ACCESS])
+    if bus is None:
+        return
     try:
         objects, grants = Reader.objects(bus, role.metrics), Reader.access(bus, role.metrics)
         router = Router(bus, objects, grants, role.settings, role.metrics)
@@ -66,15 +69,16 @@ async def route(role: Role) -> None:
 async def work(role: Role, names: Sequence[WorkerName]) -> None:
     """Run these workers in one process, on one view, until ``role.stopping`` is set; then finish what is in hand.
 
-    Raises BusUnreachableError, NoJetStreamError and StartError at start; whatever comes later is waited
-    out.
+    Raises LoginRefusedError, NoJetStreamError and StartError at start; NATS and its streams are waited for.
     """
     role.readiness.expect("view")
     async with AsyncExitStack() as stack:
-        bus = await Bus.connect(role.settings, _name("worker"), role.metrics)
-        stack.push_async_callback(bus.close)
         client = await KubeClient.connect(role.settings, role.metrics)
         stack.push_async_callback(client.close)
+        bus = await join(role, _name("worker"), [OBJECTS])
+        if bus is None:
+            return
+        stack.push_async_callback(bus.close)
         reader = Reader.objects(bus, role.metrics)
         context = Context(bus, client, reader, role.settings)
         reading_stops = asyncio.Event()

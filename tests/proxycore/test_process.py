@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from eventcore.errors import BusUnreachableError, StartError
+from eventcore.errors import StartError
 from eventcore.logs import get
 from eventcore.process import Role
 from eventcore.settings import Settings
@@ -183,13 +183,6 @@ async def test_a_port_in_use_is_said(world: World) -> None:
     (error,) = caught.value.exceptions
     assert isinstance(error, StartError)
     assert str(error) == f"port {port} on 127.0.0.1 is in use: stop what listens there, or set --proxy-port"
-
-
-async def test_an_unreachable_nats_is_said(world: World) -> None:
-    settings = msgspec.structs.replace(world.settings, nats_url="nats://127.0.0.1:1", nats_connect_timeout=0.5)
-
-    with pytest.raises(BusUnreachableError, match="no NATS server answers"):
-        await proxy(Role(name="proxy", settings=settings, log=get("test")))
 
 
 async def test_a_wrong_kubeconfig_is_said(world: World, tmp_path: Path) -> None:

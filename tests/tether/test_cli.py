@@ -151,7 +151,7 @@ def test_a_flag_beats_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "nats://127.0.0.1:2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["topology apply", "topology diff", "replay --all", "audit tail", "route", "work"])
+@pytest.mark.parametrize("command", ["topology apply", "topology diff", "replay --all", "audit tail", "status"])
 async def test_nats_that_does_not_answer_is_one_line_and_exit_code_1(command: str, tether: Tether) -> None:
     environ = {"TETHER_NATS_URL": "nats://127.0.0.1:1", "TETHER_HTTP_PORT": "0", "TETHER_LOG_LEVEL": "error"}
 

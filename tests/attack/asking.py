@@ -61,7 +61,7 @@ async def judge(ground: Ground, client: Client, ask: Ask) -> Reply | None:
         return None
     ground.found.add(of_answer(what, answer, ask.expected, ground.stage.secrets))
     if (seconds := time.monotonic() - began) > HOLD_SECONDS:
-        ground.found.stopped.append(f"{what}: answered after {seconds:.1f} s")
+        ground.found.slow.append(f"{what}: answered after {seconds:.1f} s")
     return answer
 
 

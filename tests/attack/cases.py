@@ -23,13 +23,17 @@ account was disabled, a pod without rights, a peer without a credential; and an 
 
 
 class Ground:
-    """What one case stands on: the stage, its own mark, what it found and how what it made is removed."""
+    """What one case stands on: the stage, its own mark, what it found and how what it made is removed.
+
+    ``took``: how long the steps of a revocation of its own took, in seconds, if it had one.
+    """
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.mark = f"x{secrets.token_hex(4)}"
         self.found = Found()
         self.notes: list[str] = []
+        self.took: dict[str, float] = {}
         self._clean: list[Callable[[], Awaitable[object]]] = []
 
     def later(self, clean: Callable[[], Awaitable[object]]) -> None:
@@ -60,6 +64,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     spares: frozenset[str] = frozenset()
     shares: bool = False
     alone: bool = False
+
+    @property
+    def title(self) -> str:
+        """The case's own name."""
+        return f"{self.section} {self.who}: {self.name}"
 
 
 def half(cases: list[Case]) -> list[Case]:

@@ -1,7 +1,7 @@
 """Runs cases on a stage, each while a victim lives, and judges them.
 
-Where cases share one life and something is wrong, each is tried again alone, so that every miss has a name. A
-revocation is late when it was late twice: a machine has slow moments of its own. After a case by which somebody was
+Where cases share one life and something is wrong, each is tried again alone, so that every miss has a name. What took
+too long is a miss when it did so twice: a machine has slow moments of its own. After a case by which somebody was
 stopped the stage is tried without an attack; when it does not come right, the rest goes on with a new one.
 """
 
@@ -43,7 +43,7 @@ def say(text: str) -> None:
 
 
 class Engine:
-    """One stage at work. ``results`` holds what was found by the name of each case that was tried."""
+    """One stage at work. ``results`` holds what was found by the title of each case that was tried."""
 
     def __init__(self, stage: Stage, results: dict[str, Found]) -> None:
         self._stage = stage
@@ -80,25 +80,23 @@ class Engine:
 
     async def _try(self, cases: Sequence[Case]) -> bool:
         """Try cases together, and each alone where something was wrong; tell whether the stage still stands."""
-        found = await self._together(cases)
-        if len(cases) > 1 and any(found):
-            for case, one in zip(cases, found, strict=True):
-                self.results.setdefault(case.name, one)
-            again = [case for case, one in zip(cases, found, strict=True) if one]
-            for case in again:
-                del self.results[case.name]
-            for case in again:
+        found, whole = await self._together(cases)
+        if len(cases) > 1 and whole:
+            if not await self._recovered():
+                return False
+            for case in cases:
                 if not await self._try([case]):
                     return False
             return True
-        if found[0].late and not found[0].stopped and not found[0].leaked:
-            found = await self._together(cases)
+        if _only_of_time([whole, *found]):
+            found, whole = await self._together(cases)
         for case, one in zip(cases, found, strict=True):
-            self.results[case.name] = one
-        return not any(one.stopped for one in found) or await self._recovered()
+            one.add(whole)
+            self.results[case.title] = one
+        return not any(one.stopped or one.slow for one in found) or await self._recovered()
 
-    async def _together(self, cases: Sequence[Case]) -> list[Found]:
-        """Return what was found of each; what only the whole shows is found of each."""
+    async def _together(self, cases: Sequence[Case]) -> tuple[list[Found], Found]:
+        """Return what was found of each by itself, and what only the whole shows."""
         stage, began = self._stage, time.monotonic()
         spared = frozenset().union(*(case.spares for case in cases))
         self._pulse.take()
@@ -126,11 +124,11 @@ class Engine:
         whole.add(of_beats(self._pulse.take()))
         leaks(self._pulse, whole)
         for case, ground in zip(cases, grounds, strict=True):
-            ground.found.add(whole)
-            verdict = "; ".join(ground.found.lines())[:400] or "held"
+            ground.found.add(of_revocation(ground.took, self._baseline))
+            verdict = "; ".join([*ground.found.lines(), *whole.lines()])[:400] or "held"
             notes = f" ({'; '.join(ground.notes)})" if ground.notes else ""
-            say(f"{time.monotonic() - began:5.1f} s  {case.section:3} {case.who}: {case.name}{notes}: {verdict}")
-        return [ground.found for ground in grounds]
+            say(f"{time.monotonic() - began:5.1f} s  {case.title}{notes}: {verdict}")
+        return [ground.found for ground in grounds], whole
 
     async def _credentials(self, victim: Victim, _: Client) -> None:
         victim.found.add(await self._world.credentials(victim.token, self._stage.bystander_token))
@@ -142,6 +140,10 @@ class Engine:
         missing = [name for name, one in (await self._stage.processes()).items() if one is None or one.ill]
         self._pulse.take()
         return not victim.found and not missing
+
+
+def _only_of_time(found: Sequence[Found]) -> bool:
+    return any(one.is_of_time for one in found) and not any(one.is_certain for one in found)
 
 
 async def _step(attack: AsyncIterator[None], ground: Ground) -> None:

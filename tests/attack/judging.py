@@ -26,23 +26,36 @@ _MESSAGE: Final = 200
 
 
 class Found(msgspec.Struct):
-    """What speaks against Tether, each a line that says what happened."""
+    """What speaks against Tether, each a line that says what happened; ``slow`` is who waited for what then came."""
 
     stopped: list[str] = msgspec.field(default_factory=list)
+    slow: list[str] = msgspec.field(default_factory=list)
     leaked: list[str] = msgspec.field(default_factory=list)
     late: list[str] = msgspec.field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.stopped or self.leaked or self.late)
+        return self.is_certain or self.is_of_time
+
+    @property
+    def is_certain(self) -> bool:
+        """Tell whether something is wrong that no slow moment of a machine explains."""
+        return bool(self.stopped or self.leaked)
+
+    @property
+    def is_of_time(self) -> bool:
+        """Tell whether something took too long."""
+        return bool(self.slow or self.late)
 
     def add(self, other: Found) -> None:
         self.stopped += other.stopped
+        self.slow += other.slow
         self.leaked += other.leaked
         self.late += other.late
 
     def lines(self) -> list[str]:
         """Return each finding with its kind, none twice."""
-        kinds = (("stopped", self.stopped), ("leaked", self.leaked), ("late", self.late))
+        stopped = (*self.stopped, *self.slow)
+        kinds = (("stopped", stopped), ("leaked", self.leaked), ("late", self.late))
         return list(dict.fromkeys(f"{kind}: {line}" for kind, lines in kinds for line in lines))
 
 
@@ -92,7 +105,7 @@ def of_revocation(took: Mapping[str, float], baseline: Baseline) -> Found:
 
 def of_onboarding(took: Mapping[str, float], baseline: Baseline) -> Found:
     """Judge the steps before it by the same measure: who waits is stopped."""
-    return Found(stopped=_slow(took, baseline))
+    return Found(slow=_slow(took, baseline))
 
 
 def _slow(took: Mapping[str, float], baseline: Baseline) -> list[str]:
@@ -105,13 +118,13 @@ def _slow(took: Mapping[str, float], baseline: Baseline) -> list[str]:
 
 def of_beats(beats: Iterable[Beat]) -> Found:
     """Judge what bystanders got: a refusal, an error or a late answer is somebody who was stopped."""
-    stopped = []
+    found = Found()
     for beat in beats:
         if beat.status != 200:
-            stopped.append(f"{beat.what}: {beat.status or 'no answer'} {beat.why}".rstrip())
+            found.stopped.append(f"{beat.what}: {beat.status or 'no answer'} {beat.why}".rstrip())
         elif beat.seconds > HOLD_SECONDS:
-            stopped.append(f"{beat.what}: answered after {beat.seconds:.1f} s")
-    return Found(stopped=stopped)
+            found.slow.append(f"{beat.what}: answered after {beat.seconds:.1f} s")
+    return found
 
 
 def of_processes(
@@ -141,9 +154,10 @@ def of_answer(what: str, answer: Reply, expected: Collection[int], secrets: Coll
     """Judge what an attacker got: a code that it must get, and never a value that only the victim may read."""
     found = Found()
     text = str(answer.body)
-    if answer.status not in expected:
-        said = answer.body.get("message", "") if isinstance(answer.body, dict) else text
-        line = f"{what}: answered {answer.status} {str(said)[:_MESSAGE]}".rstrip()
+    said = str(answer.body.get("message", "")) if isinstance(answer.body, dict) else text
+    by_webhook = answer.status == 500 and "denied the request" in said  # Capsule's has this code for a refusal too
+    if answer.status not in expected and not by_webhook:
+        line = f"{what}: answered {answer.status} {said[:_MESSAGE]}".rstrip()
         # What was not refused is a right; what could not be answered is somebody else's work that stood still.
         (found.leaked if answer.status < 400 else found.stopped).append(line)
     if any(secret in text for secret in secrets):

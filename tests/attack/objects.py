@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 from eventcore.kube import api_path
 from tests.attack.cases import Attack, Case, Ground, Who
-from tests.attack.victim import ignore_missing
 from tests.behaviour.conftest import ACCOUNT, path
 
 if TYPE_CHECKING:
@@ -105,20 +103,10 @@ async def write(ground: Ground, who: Who, collection: str, bodies: list[Object])
             return await client.post(collection, body)
 
     answers = await asyncio.gather(*(one(body) for body in bodies))
-    ground.later(lambda: _remove(ground, collection, [body["metadata"]["name"] for body in bodies]))
+    ground.later(lambda: ground.stage.admin.delete(f"{collection}?labelSelector={MARK}%3D{ground.mark}"))
     refused = [answer for answer in answers if answer.status != 201]
     if refused:
         ground.notes.append(f"{len(refused)} of {len(bodies)} are refused by the API server: {refused[0].status}")
-
-
-async def _remove(ground: Ground, collection: str, names: list[str]) -> None:
-    admin, gate = ground.stage.admin, asyncio.Semaphore(_AT_ONCE)
-
-    async def one(name: str) -> None:
-        async with gate:
-            await ignore_missing(admin.delete(f"{collection}/{quote(name, safe='')}"))
-
-    await asyncio.gather(*(one(name) for name in names))
 
 
 def secrets(marks: dict[str, str], *, count: int = 1, component: str | None = "token", kind: str = "Secret") -> Attack:
@@ -309,7 +297,7 @@ def _settings(subjects: Callable[[], list[Object]]) -> Attack:
             {
                 "apiVersion": "/".join(_PROXY),
                 "kind": "ProxySetting",
-                "metadata": {"name": f"{ground.mark}-{number}"},
+                "metadata": {"name": f"{ground.mark}-{number}", "labels": {MARK: ground.mark}},
                 "spec": {"subjects": subjects()},
             }
             for number in range(3)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from eventcore import logs
-from tests.attack import objects, requests
+from tests.attack import objects, requests, revocation
 from tests.attack.cases import half
 from tests.attack.engine import Engine, say
 from tests.attack.stage import staged
@@ -37,7 +37,7 @@ SETTINGS: Final = {"TETHER_PROXY_CLUSTER_SCOPED": "true"}
 
 def all_cases() -> list[Case]:
     """Return every case; each name is its own."""
-    return [case for room in (objects, requests) for case in room.cases()]
+    return [case for room in (objects, requests, revocation) for case in room.cases()]
 
 
 def main(arguments: list[str]) -> int:
@@ -52,12 +52,12 @@ def main(arguments: list[str]) -> int:
     logs.configure("error", "json", "attack")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no process outlives the run
     cases = half(all_cases()) if asked.quick else all_cases()
-    cases = [case for case in cases if asked.only in f"{case.section} {case.who}: {case.name}"]
+    cases = [case for case in cases if asked.only in case.title]
     began = time.monotonic()
     results: dict[str, Found] = {}
     with tempfile.TemporaryDirectory(prefix="attack-") as folder, control_plane(asked.cluster, folder) as kubeconfig:
         for number in range(len(cases)):
-            left = [case for case in cases if case.name not in results]
+            left = [case for case in cases if case.title not in results]
             if not left:
                 break
             stage = Path(folder) / f"stage-{number}"
@@ -90,18 +90,18 @@ def control_plane(kind: str, folder: str) -> Iterator[Path | None]:
 
 
 def _table(cases: list[Case], results: dict[str, Found]) -> None:
-    missed = [(case, results[case.name]) for case in cases if results[case.name]]
+    missed = [(case, results[case.title]) for case in cases if results[case.title]]
     for case, found in missed:
-        say(f"\n{case.section} {case.who}: {case.name}")
+        say(f"\n{case.title}")
         for line in found.lines():
             say(f"    {line[:600]}")
 
 
 def _judge(cases: list[Case], results: dict[str, Found]) -> int:
-    found = [results[case.name] for case in cases]
+    found = [results[case.title] for case in cases]
     counts = {
         "cases": len(cases),
-        "stopped": sum(bool(one.stopped) for one in found),
+        "stopped": sum(bool(one.stopped or one.slow) for one in found),
         "leaked": sum(bool(one.leaked) for one in found),
         "late": sum(bool(one.late) for one in found),
     }

@@ -40,7 +40,7 @@ def test_a_revocation_is_not_late_below_the_floor() -> None:
 
 
 def test_who_waits_for_its_onboarding_is_stopped() -> None:
-    assert of_onboarding({"copies gone": 2.1}, USUAL).stopped
+    assert of_onboarding({"copies gone": 2.1}, USUAL).slow
     assert not of_onboarding({"copies gone": 1.9}, USUAL)
 
 
@@ -55,7 +55,11 @@ def test_who_waits_for_its_onboarding_is_stopped() -> None:
     ],
 )
 def test_a_victim_that_is_refused_or_waits_is_stopped(beat: Beat) -> None:
-    assert of_beats([Beat("list", 200, 0.1), beat]).stopped
+    found = of_beats([Beat("list", 200, 0.1), beat])
+
+    (line,) = found.lines()
+    assert line.startswith("stopped: list: ")
+    assert found.is_certain is (beat.status != 200)
 
 
 def test_a_victim_that_is_served_is_not_stopped() -> None:
@@ -106,7 +110,7 @@ def test_what_an_attacker_gets_is_judged_by_what_it_must_get(status: int, body: 
 
 
 def test_findings_are_told_once_each_with_their_kind() -> None:
-    found = Found(stopped=["a", "a"])
+    found = Found(stopped=["a", "a"], slow=["a"])
     found.add(Found(leaked=["b"], late=["c"]))
 
     assert found.lines() == ["stopped: a", "leaked: b", "late: c"]

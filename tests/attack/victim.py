@@ -7,6 +7,7 @@ not see meanwhile, an answer that is no answer, and what takes too long stand in
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -50,6 +51,7 @@ class Victim:
         self.took: dict[str, float] = {}
         self.revoked: dict[str, float] = {}
         self.token = ""
+        self.minted = ""  # a token that it made for itself, if it did
         self._spoil = spoil or {}
 
     async def live(self, how: How, meanwhile: Callable[[Victim, Client], Awaitable[None]] | None = None) -> None:
@@ -108,17 +110,22 @@ class Victim:
     async def revoke(self, how: How) -> None:
         """Take its entitlement away, and wait until its token is dead at both places and everything gone."""
         tenancy = self.tenancy
+        current = await tenancy.get("Secret", tenancy.home, f"{ACCOUNT}-token") or {}
+        tokens = {self.token, base64.b64decode((current.get("data") or {}).get("token", "")).decode()} - {""}
         began = time.monotonic()
         await self._take_away(how)
 
         async def dead(direct: bool) -> None:
             where = "the API server" if direct else "the proxy"
-            async with tenancy.cluster.wire(self.token, direct=direct) as client:
 
-                async def refused() -> bool:
-                    return (await client.get(NAMESPACES)).status == 401
+            async def refused() -> bool:
+                for token in tokens:
+                    async with tenancy.cluster.wire(token, direct=direct) as client:
+                        if (await client.get(NAMESPACES)).status != 401:
+                            return False
+                return True
 
-                await self._until(f"token dead at {where}", refused, began, of=self.revoked)
+            await self._until(f"token dead at {where}", refused, began, of=self.revoked)
 
         async def gone(what: str, *places: tuple[str, str, str]) -> None:
             async def absent() -> bool:

@@ -213,7 +213,7 @@ def leaving(tamper: Tamper, how: How) -> Attack:
 
     async def attack(ground: Ground) -> AsyncIterator[None]:
         stage = ground.stage
-        hostile = Victim(Tenancy(stage.cluster, stage.admin))
+        hostile = Victim(Tenancy(stage.cluster, stage.admin), tampers=True)
         ground.later(hostile.clean)
         try:
             async with hostile.onboarded() as door:

@@ -14,15 +14,15 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from eventcore import logs
-from tests.attack import objects, requests, revocation
+from tests.attack import acting, floods, leaving, objects, requests, revocation
 from tests.attack.cases import half
 from tests.attack.engine import Engine, say
-from tests.attack.stage import staged
+from tests.attack.stage import SETTINGS, staged
 from tests.behaviour.conftest import running
 
 if TYPE_CHECKING:
@@ -32,12 +32,10 @@ if TYPE_CHECKING:
     from tests.attack.judging import Found
     from tests.behaviour.conftest import Cluster
 
-SETTINGS: Final = {"TETHER_PROXY_CLUSTER_SCOPED": "true"}
-
 
 def all_cases() -> list[Case]:
     """Return every case; each name is its own."""
-    return [case for room in (objects, requests, revocation) for case in room.cases()]
+    return [case for room in (objects, requests, revocation, acting, floods, leaving) for case in room.cases()]
 
 
 def main(arguments: list[str]) -> int:

@@ -33,6 +33,7 @@ ADDRESSES: Final = {
     "administrator": "127.0.0.1",
 }
 """Each attacker comes from an address of its own on loopback, and the victims from the usual one."""
+SETTINGS: Final = {"TETHER_PROXY_CLUSTER_SCOPED": "true"}
 ROLES: Final = ("watcher", "router", "worker", "proxy")
 
 
@@ -84,6 +85,10 @@ class Stage:
         await asyncio.gather(self._make_bystander(), self._make_mallory(), self._make_former(), self._make_pod())
         self.attackers["unknown"] = Attacker("unknown", "", "system:anonymous", ("system:unauthenticated",))
         self._session = await self._stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
+
+    async def up(self) -> None:
+        """Bring back what ended, as it was."""
+        await self.cluster.start(**SETTINGS)
 
     async def door(self, who: Who, *, direct: bool = False) -> Client:
         """Return a client of an attacker, to the proxy or to the API server, from its own address."""

@@ -42,9 +42,12 @@ class StuckError(Exception):
 
 
 class Victim:
-    """One tenant from its first object to its last; ``spoil`` is put into its Tenant (its bytes count, and no more)."""
+    """One tenant from its first object to its last; ``spoil`` is put into its Tenant (its bytes count, and no more).
 
-    def __init__(self, tenancy: Tenancy, *, spoil: dict[str, Any] | None = None) -> None:
+    One that ``tampers`` keeps at home what it wants; there it is asked for rights and live tokens alone.
+    """
+
+    def __init__(self, tenancy: Tenancy, *, spoil: dict[str, Any] | None = None, tampers: bool = False) -> None:
         self.tenancy = tenancy
         self.namespace = f"{tenancy.name}-web"
         self.found = Found()
@@ -53,6 +56,7 @@ class Victim:
         self.token = ""
         self.minted = ""  # a token that it made for itself, if it did
         self._spoil = spoil or {}
+        self._tampers = tampers
 
     async def live(self, how: How, meanwhile: Callable[[Victim, Client], Awaitable[None]] | None = None) -> None:
         """Go through a whole life; what is wrong is in ``found`` afterwards. ``meanwhile`` is done before its end."""
@@ -135,6 +139,7 @@ class Victim:
 
         rights = [("RoleBinding", tenancy.home, ACCOUNT), ("ClusterRoleBinding", "", tenancy.impersonator)]
         places = [(tenancy.home, f"{ACCOUNT}-token"), (tenancy.home, KUBECONFIG), (self.namespace, KUBECONFIG)]
+        places = places[2:] if self._tampers else places
         ends = await asyncio.gather(
             dead(direct=False),
             dead(direct=True),

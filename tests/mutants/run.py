@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,17 @@ import pytest
 
 from tests.mutants.modules import TESTS, tests
 from tests.mutants.mutations import Mutant, mutants
-from tests.mutants.trying import InFunctions, Report, arguments, ended, from_the_beginning, started
+from tests.mutants.trying import (
+    KILLED,
+    SURVIVED,
+    UNSURE,
+    InFunctions,
+    Report,
+    arguments,
+    ended,
+    from_the_beginning,
+    started,
+)
 
 LIST = Path(__file__).with_name("survivors.toml")
 LOGS = Path(".cache/mutants")
@@ -63,13 +73,13 @@ def sample(found: Sequence[Mutant]) -> list[Mutant]:
     return sorted(found, key=lambda one: hashlib.sha256("\0".join(one.id).encode()).digest())[:QUICK]
 
 
-def spread(count: int, work: Callable[[list[int], Report], None], name: str) -> dict[int, bool]:
-    """Return which of so many mutants were killed, tried in as many processes as there are cores."""
+def spread(count: int, work: Callable[[list[int], Report], None], name: str) -> Iterator[tuple[int, str]]:
+    """Yield what became of each of so many mutants, tried in as many processes as there are cores."""
     jobs = int(os.environ.get("JOBS", os.cpu_count() or 1))
     reading, writing = os.pipe()
 
-    def report(place: int, killed: bool) -> None:
-        os.write(writing, f"{place} {int(killed)}\n".encode())
+    def report(place: int, became: str) -> None:
+        os.write(writing, f"{place} {became}\n".encode())
 
     def part(first: int) -> int:
         work(list(range(first, count, jobs)), report)
@@ -80,15 +90,15 @@ def spread(count: int, work: Callable[[list[int], Report], None], name: str) -> 
     children = [started(partial(part, first), str(log)) for first, log in enumerate(logs)]
     os.close(writing)
     with open(reading) as answers:  # noqa: PTH123 -- a descriptor
-        found = {int(place): killed.strip() == "1" for place, _, killed in (line.partition(" ") for line in answers)}
+        for place, became in map(str.split, answers):
+            yield int(place), became
     for child, log in zip(children, logs, strict=True):
         if ended(child) != 0:
             sys.exit(f"the tests could not be run:\n{log.read_text()[-4000:]}")
-    return found
 
 
 def killed(module: str, found: Sequence[Mutant], listed: set[int]) -> set[int]:
-    """Return the places of the mutants that the tests kill. Those of the list are tried in their functions alone."""
+    """Return the places of the mutants that the tests kill, and print those which survive and are not in the list."""
 
     def in_functions(places: list[int], report: Report) -> None:
         plugin = InFunctions(module, [(place, found[place]) for place in places], report)
@@ -97,13 +107,29 @@ def killed(module: str, found: Sequence[Mutant], listed: set[int]) -> set[int]:
 
     def again(numbers: list[int], report: Report) -> None:
         for number in numbers:
-            report(number, from_the_beginning(found[left[number]], tests(module)))
+            report(unsure[number], from_the_beginning(found[unsure[number]], tests(module)))
 
-    name = Path(module).stem
-    first = spread(len(found), in_functions, name)
-    dead = {place for place, good in first.items() if good}
-    left = [place for place in range(len(found)) if place not in dead | listed]
-    return dead | {left[number] for number, good in spread(len(left), again, name).items() if good}
+    dead: set[int] = set()
+    unsure: list[int] = []
+    for place, became in spread(len(found), in_functions, Path(module).stem):
+        if became == UNSURE and place not in listed:
+            unsure.append(place)
+        elif not heard(place, became, found, listed):
+            dead.add(place)
+    dead.update(
+        place
+        for place, became in spread(len(unsure), again, Path(module).stem)
+        if not heard(place, became, found, listed)
+    )
+    return dead
+
+
+def heard(place: int, became: str, found: Sequence[Mutant], listed: set[int]) -> bool:
+    """Tell whether a mutant lives, and print it at once if it may not."""
+    one = found[place]
+    if became == SURVIVED and place not in listed:
+        say(f'SURVIVED\nmodule = "{one.path}"\nfunction = "{one.function}"\n{one.change}')
+    return became != KILLED
 
 
 def tried(module: str, reasons: dict[tuple[str, str, str], str]) -> Result:
@@ -112,9 +138,6 @@ def tried(module: str, reasons: dict[tuple[str, str, str], str]) -> Result:
     found = sample(every) if os.environ.get("MUTANTS") == "quick" else every
     listed = {place for place, one in enumerate(found) if one.id in reasons}
     dead = killed(module, found, listed)
-    for place, one in enumerate(found):
-        if place not in dead | listed:
-            say(f'SURVIVED\nmodule = "{one.path}"\nfunction = "{one.function}"\n{one.change}')
     known = {one.id for one in every}
     needless = [id_ for id_ in reasons if id_[0] == module and id_ not in known]
     needless += [found[place].id for place in sorted(dead & listed)]

@@ -2,8 +2,9 @@
 
 First the tests are collected once, and it is learned which of them enter which function. A mutant of a function is then
 one fork: the function gets the changed code, and the tests that enter it run, the quick ones first, until one fails.
-What that does not kill, and what is changed outside of functions, is tried again from the beginning: in a process that
-has imported nothing of ours, all tests of the module run with the changed module. Only that counts as survived.
+That tells nothing of what is changed outside of functions, and little of a function that was entered before the first
+test. So such a mutant, if not killed, is tried from the beginning: in a process that has imported nothing of ours, all
+tests of the module run with the changed module.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -48,8 +49,11 @@ _ARGUMENTS = (
     _REWRITES,
 )
 
-Report = Callable[[int, bool], None]
-"""Takes the place of a mutant and whether it was killed."""
+KILLED, SURVIVED, UNSURE = "killed", "survived", "unsure"
+Report = Callable[[int, str], None]
+"""Takes the place of a mutant and what became of it."""
+_UNCHANGED: Final = 71
+"""Exit code of a process in which no function has the change."""
 
 
 def arguments(tests: Sequence[str]) -> list[str]:
@@ -88,14 +92,14 @@ def ended(child: int, seconds: float | None = None) -> int | None:
     return os.waitstatus_to_exitcode(status) if in_time else None
 
 
-def from_the_beginning(mutant: Mutant, tests: Sequence[str]) -> bool:
-    """Tell whether the tests kill a mutant that is in the module from its import on."""
+def from_the_beginning(mutant: Mutant, tests: Sequence[str]) -> str:
+    """Return what becomes of a mutant that is in the module from its import on."""
 
     def work() -> int:
         sys.meta_path.insert(0, _Finder(_Changed(mutant)))
         return int(pytest.main(arguments(tests), plugins=[WithoutServers()]))
 
-    return ended(started(work), 2 * SLOWEST) != pytest.ExitCode.OK
+    return SURVIVED if ended(started(work), 2 * SLOWEST) == pytest.ExitCode.OK else KILLED
 
 
 class _Changed(SourceFileLoader):
@@ -143,6 +147,14 @@ class InFunctions(WithoutServers):
         self._mutants = mutants
         self._report = report
         self._failed = False
+        self._early: set[str] = set()
+
+    def pytest_sessionstart(self) -> None:
+        sys.setprofile(self._entering(self._early.add))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self) -> None:
+        sys.setprofile(None)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._failed = self._failed or report.failed
@@ -153,12 +165,13 @@ class InFunctions(WithoutServers):
         entered = self._entered(session.items)
         for place, mutant in self._mutants:
             items = [session.items[number] for number in entered.get(mutant.function, ())]
-            code = ended(started(partial(self._try, mutant, items)), SLOWEST) if items else 0
-            self._report(place, code != 0)
+            code = ended(started(partial(self._try, mutant, items)), SLOWEST)
+            unsure = code == _UNCHANGED or (code == 0 and mutant.function in self._early)
+            self._report(place, UNSURE if unsure else SURVIVED if code == 0 else KILLED)
         return True
 
     def _try(self, mutant: Mutant, items: Sequence[pytest.Item]) -> int:
-        return self._run(items) if self._change(mutant) else 0
+        return self._run(items) if self._change(mutant) else _UNCHANGED
 
     def _run(self, items: Sequence[pytest.Item]) -> int:
         for item, following in zip(items, [*items[1:], None], strict=True):
@@ -196,12 +209,7 @@ class InFunctions(WithoutServers):
         seconds: dict[int, float] = {}
         current = 0
 
-        def enter(frame: FrameType, event: str, _: Any) -> None:
-            code = frame.f_code
-            if event == "call" and code.co_filename == self._file:
-                by_function.setdefault(code.co_qualname.partition(".<")[0], set()).add(current)
-
-        sys.setprofile(enter)
+        sys.setprofile(self._entering(lambda name: by_function.setdefault(name, set()).add(current)))
         for current, item in enumerate(items):
             begun = time.perf_counter()
             if self._run([item]):
@@ -212,6 +220,14 @@ class InFunctions(WithoutServers):
         with open(writing, "wb") as answer:
             answer.write(msgspec.json.encode(ordered))
         return 0
+
+    def _entering(self, note: Callable[[str], object]) -> Callable[[FrameType, str, object], None]:
+        def enter(frame: FrameType, event: str, _: object) -> None:
+            code = frame.f_code
+            if event == "call" and code.co_filename == self._file:
+                note(code.co_qualname.partition(".<")[0])
+
+        return enter
 
 
 def _codes(code: CodeType) -> dict[str, CodeType]:

@@ -106,10 +106,11 @@ def parse_query(
     watch = _boolean(found, "watch") or legacy_watch
     if watch and found.get("continue"):
         raise RefusedError(bad_request("continue is not for watches"))
-    if version := found.pop("resourceVersion", ""):
-        _number("invalid resource version: ", "Uint", version, UINT64)
+    if (version := found.pop("resourceVersion", "")) and whole(version, UINT64) is None:
+        why = f'invalid resource version: resourceVersion: Invalid value: "{_cut(version)}"'
+        raise RefusedError(bad_request(f"{why}: {_no_number('ParseUint', version)}"))
     if "limit" in found:
-        _number("", "Int", found["limit"], INT64)
+        _integer(found["limit"])
     include = found.get("includeObject", "") or "Metadata"
     if include not in {"None", "Metadata", "Object"}:
         raise RefusedError(bad_request(f"unrecognized includeObject value: {include[:64]!r}"))
@@ -155,14 +156,22 @@ def _boolean(found: dict[str, str], key: str) -> bool:
 
 def _seconds(found: dict[str, str]) -> int | None:
     text = found.pop("timeoutSeconds", None)
-    return None if text is None else _number("", "Int", text, INT64) or None
+    return None if text is None else _integer(text) or None
 
 
-def _number(what: str, type_: str, text: str, most: int) -> int:
-    """Return a number of the query; RefusedError (400) in the words of kube-apiserver."""
-    number = whole(text, most)
+def _integer(text: str) -> int:
+    """Return an integer of 64 bits; RefusedError (400) in the words of kube-apiserver."""
+    negative = text.startswith("-")
+    number = whole(text[1:] if text.startswith(("-", "+")) else text, INT64)
     if number is None:
-        why = "value out of range" if text.isascii() and text.isdecimal() else "invalid syntax"
-        cut = text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}..."
-        raise RefusedError(bad_request(f'{what}strconv.Parse{type_}: parsing "{cut}": {why}'))
-    return number
+        raise RefusedError(bad_request(_no_number("ParseInt", text)))
+    return -number if negative else number
+
+
+def _no_number(function: str, text: str) -> str:
+    why = "value out of range" if text.isascii() and text.lstrip("-+").isdecimal() else "invalid syntax"
+    return f'strconv.{function}: parsing "{_cut(text)}": {why}'
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}..."

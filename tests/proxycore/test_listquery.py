@@ -25,8 +25,13 @@ def refused(query: str) -> Status:
         ("timeoutSeconds=", 'strconv.ParseInt: parsing "": invalid syntax'),
         ("timeoutSeconds=" + "9" * 5000, f'strconv.ParseInt: parsing "{"9" * 64}...": value out of range'),
         ("timeoutSeconds=9223372036854775808", "value out of range"),
+        ("timeoutSeconds=--5", "strconv.ParseInt"),
         ("limit=" + "9" * 5000, "strconv.ParseInt: parsing"),
         ("limit=x", "invalid syntax"),
+        (
+            "resourceVersion=abc",
+            'invalid resource version: resourceVersion: Invalid value: "abc": strconv.ParseUint: parsing "abc"',
+        ),
         ("resourceVersion=" + "9" * 5000, "strconv.ParseUint: parsing"),
         ("watch=1&resourceVersion=" + "9" * 5000, "strconv.ParseUint: parsing"),
         ("watch=1&resourceVersion=18446744073709551616", "value out of range"),
@@ -39,6 +44,11 @@ def test_a_number_that_is_none_is_refused_in_the_words_of_kube_apiserver(query: 
 
     assert (status.code, status.reason) == (400, "BadRequest")
     assert message in status.message
+
+
+def test_integers_may_have_a_sign_as_at_kube_apiserver() -> None:
+    assert parse_query("timeoutSeconds=-5&limit=-1").timeout == -5  # a watch that ends at once
+    assert parse_query("timeoutSeconds=%2B5&limit=%2B1").timeout == 5
 
 
 def test_numbers_with_zeros_before_them_are_read_as_go_reads_them() -> None:

@@ -125,13 +125,22 @@ def list_options(query: Mapping[str, str]) -> ListOptions:
         initial_events=parse_bool(initial) if initial else None,
         timeout=_integer(query, "timeoutSeconds"),
     )
-    if options.resource_version and not options.resource_version.isdigit():
-        raise bad_request(f'invalid resource version "{options.resource_version}"')
+    _check_version(options.resource_version)
     if options.continue_token and options.resource_version not in {"", "0"}:
         raise bad_request("specifying resource version is not allowed when using continue")
     if causes := _problems(options):
         raise invalid_kind("ListOptions.meta.k8s.io", "", causes, group="meta.k8s.io", short="ListOptions")
     return options
+
+
+def _check_version(text: str) -> None:
+    if not text:
+        return
+    why = f'invalid resource version: resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}"'
+    if not (text.isascii() and text.isdecimal()):
+        raise bad_request(f"{why}: invalid syntax")
+    if not _fits(text, 2**64 - 1):
+        raise bad_request(f"{why}: value out of range")
 
 
 def _problems(options: ListOptions) -> list[Cause]:
@@ -150,11 +159,20 @@ def _problems(options: ListOptions) -> list[Cause]:
 
 def _integer(query: Mapping[str, str], key: str) -> int | None:
     text = query.get(key, "")
-    if not text:
+    if key not in query:
         return None
-    if not text.isdigit():
+    digits = text.removeprefix("-") if text.startswith("-") else text.removeprefix("+")
+    if not (digits.isascii() and digits.isdecimal()):
         raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+    if not _fits(digits, 2**63 - 1):
+        raise bad_request(f'strconv.ParseInt: parsing "{text}": value out of range')
     return int(text)
+
+
+def _fits(digits: str, most: int) -> bool:
+    """Tell whether a number is no more than ``most``; Python refuses to read one of thousands of digits."""
+    digits = digits.lstrip("0")
+    return len(digits) <= len(str(most)) and int(digits or "0") <= most
 
 
 class WriteOptions(msgspec.Struct, frozen=True, kw_only=True):

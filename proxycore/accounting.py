@@ -62,13 +62,15 @@ class Run:
     """One request.
 
     Times are seconds: ``identity`` from its head until it is known as whom it acts, ``upstream`` for the API server's
-    answers to begin, ``total`` once it is done. ``answer`` is the API server's, where one was sent on.
+    answers to begin, ``total`` once it is done. ``answer`` is the API server's, where one was sent on. ``proven``: that
+    ``caller`` may act as ``identity`` is known here, and not only to the API server.
     """
 
     # What is not known yet is the class's.
     info = _UNREAD
     caller: Identity | None = None
     identity: Identity | None = None
+    proven = True
     route = "refused"
     answer: Answered | None = None
     identity_seconds = 0.0

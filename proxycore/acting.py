@@ -37,10 +37,17 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Acting(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a request acts as. ``own``: the caller itself, so its own token goes upstream."""
+    """Whom a request acts as. ``own``: the caller itself, so its own token goes upstream and nothing else.
+
+    ``asked``: the caller's own token goes upstream with headers that ask for exactly this, so that the API server
+    decides; None: the request goes under the proxy's account, which acts as ``identity``. ``proven``: it is known here
+    that the caller may act so; what is not must decide nothing.
+    """
 
     identity: Identity
     own: bool
+    asked: Identity | None = None
+    proven: bool = True
 
 
 def effective(asked: Identity) -> Identity:

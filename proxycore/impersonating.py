@@ -1,7 +1,9 @@
 """Whom a caller may act as: every single thing that it asks for is reviewed, the user first, up to the first no.
 
-A ServiceAccount as the target is allowed by the verb impersonate on ``serviceaccounts/<name>`` in its namespace, as the
-API server asks, or on ``users/<username>``, as the existing addon's ClusterRole grants.
+Where a caller's own token can be sent on and nothing is filtered, the API server decides instead. Only what it would
+not allow is asked for here in any case: to be a ServiceAccount it wants the verb impersonate on
+``serviceaccounts/<name>`` in the namespace, while here ``users/<username>`` will do, as the existing addon's
+ClusterRole grants; the request then goes under the proxy's account.
 """
 
 from __future__ import annotations
@@ -46,27 +48,46 @@ class Impersonator:
         self._groups = groups or GroupFilter()
         self._skip_review = skip_review
 
-    async def resolve(self, caller: Identity, asked: Identity | None) -> Acting:
-        """Return whom the request acts as.
-
-        RefusedError 403 in the API server's words, 429 when the caller asks for too much at a time, 503 when nobody
-        can tell.
-        """
+    def wanted(self, caller: Identity, asked: Identity | None) -> Acting:
+        """Return whom a request would act as: the caller itself, or somebody that nothing is proven of yet."""
         if asked is None:
             return Acting(identity=caller, own=True)
         asked = msgspec.structs.replace(asked, groups=self._groups.kept(asked.groups))
         if is_caller(caller, asked):
             return Acting(identity=caller, own=True)
+        return Acting(identity=effective(asked), own=False, asked=asked, proven=False)
+
+    async def leaves(self, caller: Identity, acting: Acting) -> bool:
+        """Tell whether the API server can be left to decide, as it has the same rule as the proxy for this user.
+
+        RefusedError as `resolve`.
+        """
+        if self._skip_review or acting.asked is None:
+            return False
+        user = targets(acting.asked)[0]
+        return len(user) == 1 or await self._allowed(Asker.of(caller), user[0])
+
+    async def resolve(self, caller: Identity, acting: Acting, *, token: bool) -> Acting:
+        """Return as whom the request acts, proven. ``token``: the caller has one that can be sent on.
+
+        RefusedError 403 in the API server's words, 429 when the caller asks for too much at a time, 503 when nobody
+        can tell.
+        """
+        if acting.proven or acting.asked is None:
+            return acting
+        by_token = False
         # Who shows no credential is reviewed all the same.
         if not self._skip_review or caller.user == ANONYMOUS_USER:
-            await self._review(Asker.of(caller), targets(asked))
-        return Acting(identity=effective(asked), own=False)
+            by_token = await self._review(Asker.of(caller), targets(acting.asked)) and token
+        return msgspec.structs.replace(acting, asked=acting.asked if by_token else None, proven=True)
 
-    async def _review(self, asker: Asker, needed: list[tuple[Target, ...]]) -> None:
+    async def _review(self, asker: Asker, needed: list[tuple[Target, ...]]) -> bool:
+        """Return when all is allowed, and whether the API server would allow it too; RefusedError."""
         by_sort: dict[Target, list[tuple[Target, ...]]] = {}
         for alternatives in needed:
             by_sort.setdefault(alternatives[0].sort, []).append(alternatives)
         left = MOST_NAMES
+        everywhere = True
         for sort, wanted in by_sort.items():
             # Of several of one sort it is asked first whether any name will do: hundreds of groups cost one question.
             if len(wanted) > 1 and await self._allowed(asker, sort):
@@ -76,16 +97,18 @@ class Impersonator:
                 raise RefusedError(_refusal(asker.identity, sort, _TOO_MANY))
             for at in range(0, len(wanted), TOGETHER):
                 some = wanted[at : at + TOGETHER]
-                allowed = await asyncio.gather(*(self._any_allowed(asker, alternatives) for alternatives in some))
-                for alternatives, good in zip(some, allowed, strict=True):
-                    if not good:
+                found = await asyncio.gather(*(self._first_allowed(asker, alternatives) for alternatives in some))
+                for alternatives, allowed in zip(some, found, strict=True):
+                    if allowed is None:
                         raise RefusedError(_refusal(asker.identity, alternatives[0]))
+                    everywhere &= allowed is alternatives[0]
+        return everywhere
 
-    async def _any_allowed(self, asker: Asker, alternatives: tuple[Target, ...]) -> bool:
+    async def _first_allowed(self, asker: Asker, alternatives: tuple[Target, ...]) -> Target | None:
         for target in alternatives:
             if await self._allowed(asker, target):
-                return True
-        return False
+                return target
+        return None
 
     async def _allowed(self, asker: Asker, target: Target) -> bool:
         attributes = Attributes(verb="impersonate", **msgspec.structs.asdict(target))
@@ -98,7 +121,13 @@ _TOO_MANY: Final = (
 
 
 def _refusal(caller: Identity, target: Target, why: str = "") -> Status:
-    resource = f"{target.resource}/{target.subresource}" if target.subresource else target.resource
     return forbidden(
-        caller.user, "impersonate", resource, name=target.name, group=target.group, namespace=target.namespace, why=why
+        caller.user,
+        "impersonate",
+        target.resource,
+        subresource=target.subresource,
+        name=target.name,
+        group=target.group,
+        namespace=target.namespace,
+        why=why,
     )

@@ -131,13 +131,18 @@ class Passing:
         return self._upstream.ask_as_proxy("GET", target, meaning.sent_as_proxy, taker)
 
     def _mask(self, asked: Asked, upstream: Answered) -> None:
-        if upstream.code != _FORBIDDEN or asked.passes:
-            return
-        info = asked.info
-        exists = self._feed.record(info.namespace) is not None
-        if is_missing(info, asked.acting.identity, self._access.view, self._freshener.recent(), exists=exists):
+        if upstream.code == _FORBIDDEN and asked.acting.proven and self.masks(asked):
+            info = asked.info
             upstream.release()
             raise RefusedError(not_found(info.resource, info.name, group=info.group))
+
+    def masks(self, asked: Asked) -> bool:
+        """Tell whether a 403 of the API server would become a 404."""
+        info = asked.info
+        exists = self._feed.record(info.namespace) is not None
+        return not asked.passes and is_missing(
+            info, asked.acting.identity, self._access.view, self._freshener.recent(), exists=exists
+        )
 
     def reader(self, asked: Asked) -> Send:
         """Return what sends a GET of another target as the caller, for an answer that is read here."""
@@ -151,14 +156,19 @@ class Passing:
     async def send(self, asked: Asked, headers: list[Header], target: str = "") -> Answered:
         """Send the request as the caller: with its own token, or under the proxy's account with its identity.
 
+        Who acts as somebody else by a right that the API server knows asks for that itself, with its own token.
+
         ``target``: another one than the caller's, without a body.
         """
         request = asked.request
         body = request if request.has_body and not target else None
         target = target or asked.info.target
-        if asked.acting.own and not asked.caller.by_certificate:
+        acting = asked.acting
+        if acting.asked is not None:
+            headers = [*headers, *impersonation(acting.asked)]
+        if acting.asked is not None or (acting.own and not asked.caller.by_certificate):
             return await self._upstream.as_caller(request.method, target, headers, token=asked.token, body=body)
-        headers = [*headers, *impersonation(naming(asked.acting.identity))]
+        headers = [*headers, *impersonation(naming(acting.identity))]
         return await self._upstream.as_proxy(request.method, target, headers, body=body)
 
     async def read_one(self, asked: Asked, name: str) -> None:
@@ -220,7 +230,13 @@ class Passing:
     def _note(self, run: Run, upstream: Answered) -> None:
         run.began()
         if upstream.code in REFUSALS:
-            self._auditor.refused(run.info, run.identity, code=upstream.code, why="refused by the API server")
+            why, asked_for = (
+                "refused by the API server",
+                "" if run.proven or run.identity is None else run.identity.user,
+            )
+            who = run.caller if asked_for else run.identity
+            why = f"{why}, asked to act as {asked_for}" if asked_for else why
+            self._auditor.refused(run.info, who, code=upstream.code, why=why)
         run.answer = upstream
 
 

@@ -200,10 +200,30 @@ class Proxy:
     async def _identify(self, request: Request, run: Run, info: RequestInfo, meaning: Meaning) -> None:
         caller, token = await self._callers.identify(request, info)
         run.caller = run.identity = caller.identity
-        acting = await self._impersonator.resolve(caller.identity, meaning.asked)
+        acting = self._impersonator.wanted(caller.identity, meaning.asked)
         asked = Asked(request, run, info, meaning, caller, acting, token)
+        if not acting.proven and not await self._leaves(asked):
+            asked.acting = await self._impersonator.resolve(caller.identity, acting, token=bool(token))
         # Not at once: the task that runs this ends with it, and a request whose answer has not come yet would end too.
         await self._serve(asked, self._decide(asked))
+
+    async def _leaves(self, asked: Asked) -> bool:
+        """Tell whether it is left to the API server as whom the request acts: its answer passes as it is.
+
+        Whatever else is said of somebody says something of their grants, so that is for those who may act as them.
+        """
+        if (
+            not asked.token
+            or asked.info.tenant
+            or not await self._impersonator.leaves(asked.caller.identity, asked.acting)
+        ):
+            return False
+        asked.passes = self._callers.passes(asked.info, asked.acting.identity)
+        try:
+            forwarded = isinstance(self._decision(asked), Forward)
+        except RefusedError:
+            return False
+        return forwarded and not self._across.may_concern(asked) and not self._passing.masks(asked)
 
     def _meaning(self, request: Request) -> Meaning:
         """Return what the headers say; RefusedError. What was read for the same headers before is not read again."""
@@ -217,7 +237,7 @@ class Proxy:
 
     def _decide(self, asked: Asked) -> Decision:
         run, info = asked.run, asked.info
-        run.identity = asked.acting.identity
+        run.identity, run.proven = asked.acting.identity, asked.acting.proven
         if info.tenant:
             asked.acting = narrowed(asked.acting, info.tenant, self._access.view, self._freshener.recent())
         asked.passes = self._callers.passes(info, asked.acting.identity)

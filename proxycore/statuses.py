@@ -62,15 +62,22 @@ def unauthorized() -> Status:
 
 
 def forbidden(
-    user: str, verb: str, resource: str, *, name: str = "", group: str = "", namespace: str = "", why: str = ""
+    user: str,
+    verb: str,
+    resource: str,
+    *,
+    subresource: str = "",
+    name: str = "",
+    group: str = "",
+    namespace: str = "",
+    why: str = "",
 ) -> Status:
     """403 in the words of kube-apiserver: who may not do what, where."""
     where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
     qualified = f"{resource}.{group}" if group else resource
     subject = f'{qualified} "{name}"' if name else qualified
-    message = (
-        f'{subject} is forbidden: User "{user}" cannot {verb} resource "{resource}" in API group "{group}" {where}'
-    )
+    whole = f"{resource}/{subresource}" if subresource else resource
+    message = f'{subject} is forbidden: User "{user}" cannot {verb} resource "{whole}" in API group "{group}" {where}'
     details = {"kind": resource, "group": group, "name": name}
     return Status(
         code=403,

@@ -54,6 +54,11 @@ def impersonator(reviews: Reviews, **options: Any) -> Impersonator:
     return Impersonator(AccessReviews(reviews), ttl=10.0, **options)
 
 
+async def resolve(resolver: Impersonator, caller: Identity, asked: Identity | None, *, token: bool = False) -> Acting:
+    """Return as whom a request acts that is reviewed here."""
+    return await resolver.resolve(caller, resolver.wanted(caller, asked), token=token)
+
+
 def asking(user: str = "dana", *groups: str, **parts: Any) -> Identity:
     return Identity(user=user, groups=groups, **parts)
 
@@ -62,8 +67,8 @@ async def test_three_hundred_groups_cost_two_reviews() -> None:
     reviews = Reviews(users=(), groups=())
     resolver = impersonator(reviews)
 
-    acting = await resolver.resolve(CALLER, asking("dana", *GROUPS))
-    again = await resolver.resolve(CALLER, asking("dana", *GROUPS[:200], "another"))
+    acting = await resolve(resolver, CALLER, asking("dana", *GROUPS))
+    again = await resolve(resolver, CALLER, asking("dana", *GROUPS[:200], "another"))
 
     assert acting == Acting(identity=asking("dana", *GROUPS, "system:authenticated"), own=False)
     assert again.identity.groups[-2:] == ("another", "system:authenticated")
@@ -76,7 +81,7 @@ async def test_rights_by_name_cost_a_review_for_each_group_once_and_only_so_many
     reviews = Reviews(users=("dana",), groups=named)
     resolver = impersonator(reviews)
 
-    together = await asyncio.gather(*(resolver.resolve(CALLER, asking("dana", *named)) for _ in range(5)))
+    together = await asyncio.gather(*(resolve(resolver, CALLER, asking("dana", *named)) for _ in range(5)))
 
     assert all(one == together[0] for one in together)
     assert len(reviews.asked) == len(named) + 2  # the user, every group at once, each group
@@ -89,7 +94,7 @@ async def test_one_group_without_a_right_refuses_all_of_them(place: int) -> None
     reviews = Reviews(users=(), groups=(*named[:place], *named[place + 1 :]))
 
     with pytest.raises(RefusedError) as caught:
-        await impersonator(reviews).resolve(CALLER, asking("dana", *named))
+        await resolve(impersonator(reviews), CALLER, asking("dana", *named))
 
     assert caught.value.status.code == 403
     assert caught.value.status.message.startswith(
@@ -103,7 +108,7 @@ async def test_a_thousand_groups_for_a_user_that_is_refused_cost_one_review() ->
     many = {f"key-{number}": ("x", "y") for number in range(300)}
 
     with pytest.raises(RefusedError, match='users "dana" is forbidden'):
-        await impersonator(reviews).resolve(CALLER, asking("dana", *GROUPS, extra=many))
+        await resolve(impersonator(reviews), CALLER, asking("dana", *GROUPS, extra=many))
 
     assert [(one["resource"], one["name"]) for one in reviews.asked] == [("users", "dana")]
 
@@ -124,7 +129,7 @@ async def test_a_request_that_names_more_than_is_reviewed_is_refused_though_each
     reviews = Reviews(users=("dana",), groups=GROUPS, userextras=(*GROUPS, "x"))
 
     with pytest.raises(RefusedError) as caught:
-        await impersonator(reviews).resolve(CALLER, asked)
+        await resolve(impersonator(reviews), CALLER, asked)
 
     assert caught.value.status.code == 403
     assert f"one request may name {MOST_NAMES} things" in caught.value.status.message
@@ -136,10 +141,12 @@ async def test_a_right_to_every_name_of_one_sort_is_none_to_another() -> None:
     extra = {"scopes": ("a", "b", "c")}
 
     with pytest.raises(RefusedError, match='users "dana" is forbidden'):
-        await impersonator(reviews).resolve(CALLER, asking("dana", *GROUPS, extra=extra))
+        await resolve(impersonator(reviews), CALLER, asking("dana", *GROUPS, extra=extra))
     reviews.rules = {"users": (), "groups": ()}
-    with pytest.raises(RefusedError, match=r'userextras/scopes\.authentication\.k8s\.io "a" is forbidden'):
-        await impersonator(reviews).resolve(CALLER, asking("dana", *GROUPS, extra=extra))
+    with pytest.raises(
+        RefusedError, match=r'userextras\.authentication\.k8s\.io "a" is forbidden: .* resource "userextras/scopes"'
+    ):
+        await resolve(impersonator(reviews), CALLER, asking("dana", *GROUPS, extra=extra))
     asked = [one for one in reviews.asked if one["resource"] == "userextras"]
     assert {(one["subresource"], one.get("name", "")) for one in asked} >= {("scopes", ""), ("scopes", "a")}
 
@@ -148,7 +155,7 @@ async def test_many_values_of_one_extra_cost_one_review_and_each_key_has_its_own
     reviews = Reviews(users=(), userextras=(), uids=())
     extra = {"scopes": ("a", "b", "c"), "regions": ("x", "y")}
 
-    await impersonator(reviews).resolve(CALLER, asking("dana", uid="u", extra=extra))
+    await resolve(impersonator(reviews), CALLER, asking("dana", uid="u", extra=extra))
 
     found = sorted((one["resource"], one.get("subresource", ""), one.get("name", "")) for one in reviews.asked)
     assert found == [
@@ -162,7 +169,7 @@ async def test_many_values_of_one_extra_cost_one_review_and_each_key_has_its_own
 async def test_a_caller_that_goes_away_takes_no_review_from_the_others() -> None:
     reviews = Reviews(users=())
     resolver = impersonator(reviews)
-    waiting = [asyncio.ensure_future(resolver.resolve(CALLER, asking())) for _ in range(3)]
+    waiting = [asyncio.ensure_future(resolve(resolver, CALLER, asking())) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()
 
@@ -178,22 +185,22 @@ async def test_an_api_server_that_is_away_is_503_and_nothing_of_it_is_remembered
     resolver = impersonator(reviews)
     reviews.error = KubeUnreachableError("no answer")
     with pytest.raises(RefusedError) as caught:
-        await resolver.resolve(CALLER, asking("dana", "a", "b"))
+        await resolve(resolver, CALLER, asking("dana", "a", "b"))
     reviews.error = None
 
     assert caught.value.status.code == 503
-    assert (await resolver.resolve(CALLER, asking("dana", "a", "b"))).identity.user == "dana"
+    assert (await resolve(resolver, CALLER, asking("dana", "a", "b"))).identity.user == "dana"
 
 
 async def test_without_reviews_everybody_may_act_as_everybody_and_nobody_is_asked() -> None:
     reviews = Reviews()
 
-    acting = await impersonator(reviews, skip_review=True).resolve(CALLER, asking("root", "system:masters"))
+    acting = await resolve(impersonator(reviews, skip_review=True), CALLER, asking("root", "system:masters"))
 
     assert acting.identity.groups == ("system:masters", "system:authenticated")
     assert reviews.asked == []
     with pytest.raises(RefusedError):
-        await impersonator(reviews).resolve(CALLER, asking("root", "system:masters"))
+        await resolve(impersonator(reviews), CALLER, asking("root", "system:masters"))
 
 
 async def test_without_reviews_who_is_nobody_is_reviewed_all_the_same() -> None:
@@ -205,7 +212,7 @@ async def test_without_reviews_who_is_nobody_is_reviewed_all_the_same() -> None:
     nobody = Identity(user="system:anonymous", groups=("system:unauthenticated",))
 
     with pytest.raises(RefusedError, match='User "system:anonymous" cannot impersonate'):
-        await Impersonator(AccessReviews(Refusing()), ttl=10, skip_review=True).resolve(nobody, asking("root"))
+        await resolve(Impersonator(AccessReviews(Refusing()), ttl=10, skip_review=True), nobody, asking("root"))
 
 
 # Groups that are dropped.
@@ -219,8 +226,10 @@ async def test_a_dropped_group_is_neither_reviewed_nor_acted_for() -> None:
     reviews = Reviews(users=(), groups=("team-a",))
     groups = filtering(impersonation_group_regexp="^team-", ignored_impersonation_group="-x$,^team-old")
 
-    acting = await impersonator(reviews, groups=groups).resolve(
-        CALLER, asking("dana", "team-a", "system:masters", "team-x", "team-older", "my-team-a")
+    acting = await resolve(
+        impersonator(reviews, groups=groups),
+        CALLER,
+        asking("dana", "team-a", "system:masters", "team-x", "team-older", "my-team-a"),
     )
 
     assert acting.identity.groups == ("team-a", "system:authenticated")
@@ -231,12 +240,12 @@ async def test_who_asks_for_itself_with_a_dropped_group_is_somebody_else_in_fewe
     reviews = Reviews(users=("portal",))
     groups = filtering(ignored_impersonation_group="portals")
 
-    acting = await impersonator(reviews, groups=groups).resolve(CALLER, asking("portal", "portals"))
+    acting = await resolve(impersonator(reviews, groups=groups), CALLER, asking("portal", "portals"))
 
     assert acting == Acting(identity=Identity(user="portal", groups=("system:authenticated",)), own=False)
     assert [(one["resource"], one["name"]) for one in reviews.asked] == [("users", "portal")]
     with pytest.raises(RefusedError, match='users "portal" is forbidden: User "portal" cannot impersonate'):
-        await impersonator(Reviews(), groups=groups).resolve(CALLER, asking("portal", "portals"))
+        await resolve(impersonator(Reviews(), groups=groups), CALLER, asking("portal", "portals"))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +263,7 @@ async def test_the_caller_in_anything_but_all_that_it_is_needs_the_right_to_itse
     reviews = Reviews()
 
     with pytest.raises(RefusedError, match='users "portal" is forbidden: User "portal" cannot impersonate') as caught:
-        await impersonator(reviews).resolve(CALLER, asked)
+        await resolve(impersonator(reviews), CALLER, asked)
 
     assert caught.value.status.code == 403
 
@@ -262,7 +271,7 @@ async def test_the_caller_in_anything_but_all_that_it_is_needs_the_right_to_itse
 async def test_exactly_the_caller_is_not_reviewed_and_goes_as_itself() -> None:
     reviews = Reviews()
 
-    acting = await impersonator(reviews).resolve(CALLER, asking("portal", "portals"))
+    acting = await resolve(impersonator(reviews), CALLER, asking("portal", "portals"))
 
     assert acting == Acting(identity=CALLER, own=True)
     assert not reviews.asked
@@ -285,3 +294,44 @@ def test_without_settings_every_group_is_kept() -> None:
 def test_an_expression_that_re2_does_not_know_is_refused(changes: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="is not a regular expression of RE2"):
         filtering(**changes)
+
+
+# By whose account it goes upstream.
+
+
+async def test_with_a_token_and_the_api_servers_own_rights_the_caller_asks_the_api_server_itself() -> None:
+    reviews = Reviews(users=("dana",), groups=("devs",), userextras=("a",))
+    asked = asking("dana", "devs", extra={"scopes": ("a",)})
+
+    with_token = await resolve(impersonator(reviews), CALLER, asked, token=True)
+    without = await resolve(impersonator(reviews), CALLER, asked)
+
+    assert (with_token.asked, with_token.proven, with_token.own) == (asked, True, False)
+    assert (without.asked, without.proven) == (None, True)
+    assert with_token.identity == without.identity
+
+
+@pytest.mark.parametrize("resource", ["serviceaccounts", "users"])
+async def test_an_account_is_asked_for_at_the_api_server_unless_only_the_guides_right_allows_it(resource: str) -> None:
+    user = "system:serviceaccount:oil:gitops"
+    reviews = Reviews(**{resource: (user, "gitops")})
+    resolver = impersonator(reviews)
+
+    acting = await resolve(resolver, CALLER, asking(user), token=True)
+
+    theirs = resource == "serviceaccounts"
+    assert acting.asked == (asking(user) if theirs else None)
+    assert await resolver.leaves(CALLER, resolver.wanted(CALLER, asking(user))) is theirs
+    assert [one["resource"] for one in reviews.asked] == ["serviceaccounts", "users"][: 1 if theirs else 2]
+
+
+async def test_a_user_is_left_to_the_api_server_without_any_review() -> None:
+    reviews = Reviews()
+    resolver = impersonator(reviews)
+
+    acting = resolver.wanted(CALLER, asking("dana", *GROUPS))
+
+    assert not acting.proven
+    assert await resolver.leaves(CALLER, acting)
+    assert not reviews.asked
+    assert not await impersonator(reviews, skip_review=True).leaves(CALLER, acting)

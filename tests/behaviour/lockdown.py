@@ -8,18 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tests.behaviour.conftest import ACCOUNT, eventually, path
-from tether import manifests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from eventcore.kube import KubeClient
-
-
-async def give_proxy_its_right(admin: KubeClient) -> None:
-    """Give the proxy the right that the opt-in asks for; without the bindings it opens nothing."""
-    right = manifests.read(manifests.shipped("deploy/optional/proxy-lockdown.yaml"))
-    await manifests.Applier(admin, "person").apply(right)
 
 
 @asynccontextmanager

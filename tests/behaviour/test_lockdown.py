@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventcore.kube import api_path
-from tests.behaviour.lockdown import give_proxy_its_right, opted_in
+from tests.behaviour.lockdown import opted_in
 
 if TYPE_CHECKING:
     from tests.kubeapi import Client
@@ -24,11 +24,6 @@ Tenancy = Any
 ACCOUNT = "gitops-reconciler"
 ENABLED = "capsule.addon.fluxcd/enabled"
 GROUP = "rbac.authorization.k8s.io"
-
-
-@pytest.fixture(autouse=True)
-async def proxy_right(admin: Any) -> None:
-    await give_proxy_its_right(admin)
 
 
 @pytest.fixture

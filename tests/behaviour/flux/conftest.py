@@ -22,7 +22,7 @@ from controlplane.flux import DEFAULT_ACCOUNT as ACCOUNT
 
 from eventcore.kube import KubeClient
 from tests.behaviour.conftest import WAIT, Cluster, Object, Tenancy, path
-from tests.behaviour.lockdown import give_proxy_its_right, opted_in
+from tests.behaviour.lockdown import opted_in
 from tests.gitserver import BRANCH, GitServer, Repository, serving
 
 REQUESTED = "reconcile.fluxcd.io/requestedAt"
@@ -205,7 +205,6 @@ def begun(cluster: Cluster, flux: None, git: GitServer) -> Callable[[], GitOps]:
 
     async def begin() -> GitOps:
         async with cluster.client() as client:
-            await give_proxy_its_right(client)
             tenancy = Tenancy(cluster, client)
             made = GitOps(tenancy, git.make(tenancy.name))
             await made.begin()

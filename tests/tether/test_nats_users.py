@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from eventcore import topology
 from eventcore.bus import Bus
@@ -32,10 +33,40 @@ WRITES = {
     "dlq.token.one": (DLQ, "worker"),
     "$KV.access.tenant.one": (ACCESS, "worker"),
     "audit.watcher._.one": (AUDIT, "watcher"),
+    "audit.router._.one": (AUDIT, "router"),
     "audit.rbac._.one": (AUDIT, "worker"),
     "audit.proxy._.one": (AUDIT, "proxy"),
 }
 """What is stored, by subject: its stream, and the one role that may write it."""
+
+
+SECONDS = 20
+
+
+def reads(stream: str) -> set[str]:
+    """Return what a reader of a stream asks."""
+    return {
+        f"STREAM.INFO.{stream}",
+        f"CONSUMER.CREATE.{stream}.x",
+        f"CONSUMER.CREATE.{stream}.x.>",
+        f"CONSUMER.INFO.{stream}.probe",
+        f"CONSUMER.MSG.NEXT.{stream}.probe",
+    }
+
+
+MAY_ASK = {
+    "watcher": reads(OBJECTS) | {"STREAM.MSG.GET.OBJECTS"},
+    "router": reads(OBJECTS) | reads(ACCESS),
+    "worker": reads(OBJECTS)
+    | {
+        "CONSUMER.MSG.NEXT.WORK.token-0",
+        "CONSUMER.LIST.WORK",
+        "STREAM.MSG.GET.WORK",
+        "CONSUMER.MSG.NEXT.DLQ.mover",
+        "STREAM.MSG.GET.KV_access",
+    },
+    "proxy": reads(OBJECTS) | reads(ACCESS),
+}
 
 
 class Server:
@@ -126,25 +157,109 @@ async def test_a_role_hears_nothing_but_the_answers_to_itself(server: Server, ro
         assert [subject for subject in heard[operator] if not subject.startswith("_INBOX")] == told
 
 
-@pytest.mark.parametrize(("role", "stored"), [("proxy", False), ("worker", True)])
-async def test_an_answer_that_is_to_be_stored_is_stored_in_ones_own_account_alone(
-    server: Server, role: str, *, stored: bool
-) -> None:
+STREAMS = {OBJECTS: "probe", WORK: "token-0", AUDIT: "probe", DLQ: "mover", ACCESS: "probe"}
+"""Each stream with a consumer that it has."""
+FORGED = [*WRITES, "$JS.API.STREAM.PURGE.OBJECTS", "$JS.API.STREAM.DELETE.WORK"]
+"""Where an answer is wanted: what is stored, and what would be obeyed."""
+
+
+def questions(stream: str, consumer: str) -> dict[str, object]:
+    """Return what can be asked of a stream: subject and body."""
+    made = {"stream_name": stream, "config": {"name": "x", "ack_policy": "none", "inactive_threshold": 10**10}}
+    return {
+        "INFO": None,
+        "STREAM.NAMES": None,
+        "STREAM.LIST": None,
+        f"STREAM.INFO.{stream}": None,
+        f"STREAM.MSG.GET.{stream}": {"seq": 1},
+        f"DIRECT.GET.{stream}": {"seq": 1},
+        f"DIRECT.GET.{stream}.objects.Tenant._.there": None,
+        f"CONSUMER.NAMES.{stream}": None,
+        f"CONSUMER.LIST.{stream}": None,
+        f"CONSUMER.INFO.{stream}.{consumer}": None,
+        f"CONSUMER.CREATE.{stream}.x": made,
+        f"CONSUMER.CREATE.{stream}.x.>": made | {"config": {**made["config"], "filter_subject": ">"}},  # type: ignore[dict-item]
+        f"CONSUMER.MSG.NEXT.{stream}.{consumer}": {"batch": 1, "no_wait": True},
+    }
+
+
+async def ask_everything(bus: Bus, forged: str) -> None:
+    """Ask all that can be asked, with the answers to go to this subject; return when all were answered."""
+    for stream, consumer in STREAMS.items():
+        for subject, body in questions(stream, consumer).items():
+            await bus.nc.publish(f"$JS.API.{subject}", msgspec.json.encode(body) if body else b"", reply=forged)
+    for subject in WRITES:
+        await bus.nc.publish(subject.replace("one", "own"), b"{}", reply=forged)
+    await bus.nc.flush()
+    await bus.stream_state(OBJECTS)  # answered in order, so the others have gone out too
+
+
+async def fill(operator: Bus) -> None:
+    """Put a message into each stream, and a consumer onto those that have none."""
+    for subject in (
+        "objects.Tenant._.there",
+        "work.token.0.there",
+        "audit.rbac._.there",
+        "dlq.there",
+        "$KV.access.there",
+    ):
+        await operator.publish(subject, b"{}")
+    for stream, consumer in STREAMS.items():
+        if consumer == "probe":
+            await operator.js.add_consumer(stream, ConsumerConfig(durable_name="probe", ack_policy=AckPolicy.NONE))
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_no_answer_of_the_server_is_stored_where_a_role_may_not_write(server: Server, role: str) -> None:
     # A stream answers to any subject that the question names, and the server does not ask whether that may be written.
     async with server.login(role) as bus, server.login(OPERATOR) as operator:
-        for subject in ("objects.Tenant._.one", "$KV.access.tenant.one"):
-            await bus.nc.publish("$JS.API.STREAM.INFO.OBJECTS", b"", reply=subject)
-            await bus.nc.flush()
-            await bus.stream_state(OBJECTS)  # answered in order, so that answer has gone out too
-            assert (await operator.last(WRITES[subject][0], subject) is not None) == stored
+        await fill(operator)
+        for forged in FORGED:
+            await ask_everything(bus, forged)
+
+        stored = {
+            subject for subject, (stream, _) in WRITES.items() if await operator.last(stream, subject) is not None
+        }
+        assert stored <= {subject for subject, (_, writer) in WRITES.items() if writer == role}
+        assert await topology.apply(operator, Settings(), dry_run=True) == []
+        assert await operator.last(OBJECTS, "objects.Tenant._.there") is not None
 
 
-async def test_a_consumer_of_the_proxys_delivers_nothing_into_another_stream(server: Server) -> None:
-    async with server.login("proxy") as proxy, server.login(OPERATOR) as operator:
+@pytest.mark.parametrize("forged", WRITES)
+async def test_in_the_account_of_the_streams_such_an_answer_would_be_stored(server: Server, forged: str) -> None:
+    async with server.login(OPERATOR) as operator:
+        await fill(operator)
+        await ask_everything(operator, forged)
+
+        assert await operator.last(WRITES[forged][0], forged) is not None
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_role_asks_what_it_needs_and_is_not_answered_otherwise(server: Server, role: str) -> None:
+    async with server.login(role) as bus, server.login(OPERATOR) as operator:
+        await fill(operator)
+        answered = set()
+        for stream, consumer in STREAMS.items():
+            for subject, body in questions(stream, consumer).items():
+                inbox = bus.nc.new_inbox()
+                subscription = await bus.nc.subscribe(inbox)
+                question = msgspec.json.encode(body) if body else b""
+                await bus.nc.publish(f"$JS.API.{subject}", question, reply=inbox)
+                answer = await subscription.next_msg(SECONDS)
+                if (answer.headers or {}).get("Status") != "503":
+                    answered.add(subject)
+                await subscription.unsubscribe()
+
+        assert answered == {"INFO", *MAY_ASK[role]}
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_consumer_that_a_role_makes_delivers_nothing_into_another_stream(server: Server, role: str) -> None:
+    async with server.login(role) as bus, server.login(OPERATOR) as operator:
         config = {"name": "push", "ack_policy": "none", "deliver_subject": "$KV.access.tenant.one"}
         question = msgspec.json.encode({"stream_name": OBJECTS, "config": config, "action": "create"})
 
-        made = await proxy.nc.request(f"$JS.API.CONSUMER.CREATE.{OBJECTS}.push", question)
+        made = await bus.nc.request(f"$JS.API.CONSUMER.CREATE.{OBJECTS}.push", question)
         assert b'"deliver_subject"' in made.data
         for _ in range(2):
             await operator.publish("objects.Tenant._.one", b"{}")

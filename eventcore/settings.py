@@ -209,6 +209,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, _number("proxy", "reviews a second that the proxy asks for at most; 0: no limit", 0)
     ] = 0.0
     client_connection_burst: Annotated[int, _number("proxy", "reviews at once above that rate", 1)] = 30
+    failed_token_rate: Annotated[
+        float, _number("proxy", "tokens that are nobody's, a second and address, that are asked about; 0: no limit", 0)
+    ] = 10.0
     identity_cache_ttl: Annotated[float, _seconds("proxy", "how long an accepted credential is believed", 0, 10)] = 10.0
     proxy_cluster_scoped: Annotated[
         bool, _text("proxy", "honour clusterResources; the same for `tether work` and `tether proxy` (docs/proxy.md)")

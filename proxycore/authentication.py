@@ -5,6 +5,9 @@ A good answer is believed for at most ``identity_cache_ttl`` seconds and never p
 changes in the grants of a ServiceAccount drops what is remembered of it, and a token whose binding Secret left the
 account's record is refused at once, while the API server itself may believe it for ten seconds more. Tokens are kept
 nowhere and appear in no message.
+
+Each network may have so many tokens reviewed that turn out to be nobody's (`proxycore.failed_tokens`). One that is
+verified here, or was good before, never waits for that.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,8 +26,9 @@ from eventcore.clock import KUBE
 from eventcore.errors import KubeError
 from eventcore.grants import AccountGrant, SubjectGrant
 from eventcore.logs import get
+from proxycore.failed_tokens import FailedTokens
 from proxycore.identities import SERVICE_ACCOUNT_PREFIX, Identity
-from proxycore.statuses import RefusedError, Status, unauthorized, unavailable
+from proxycore.statuses import RefusedError, Status, too_many_requests, unauthorized, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,14 +111,17 @@ class Authenticator:
         ttl: float,
         tally: Tally,
         local: LocalTokens | None = None,
+        failures: FailedTokens | None = None,
         clock: Callable[[], float] = KUBE.time,
     ) -> None:
         self._reviews = reviews
+        self._failures = failures or FailedTokens(0.0)
         self._local = local
         self._ttl = ttl
         self._counts = tally.identities
         self._clock = clock
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._good: OrderedDict[bytes, None] = OrderedDict()  # tokens whose last review said yes
         self._running: dict[bytes, asyncio.Task[_Remembered]] = {}
         self._dropped: OrderedDict[str, float] = OrderedDict()  # user to the time of the last drop
         self._revoked: OrderedDict[str, float] = OrderedDict()  # Secret uid to the time
@@ -123,14 +131,17 @@ class Authenticator:
         """How many answers are remembered."""
         return len(self._remembered)
 
-    async def identify(self, token: str) -> Caller:
-        """Return who the token belongs to; RefusedError 401, or 503 when nobody can tell now."""
+    async def identify(self, token: str, peer: str = "") -> Caller:
+        """Return who the token belongs to; RefusedError 401, or 503 when nobody can tell.
+
+        429 when too many tokens that are nobody's came from the network of this peer.
+        """
         digest = digest_of(token)
         found = self._remembered.get(digest)
         if found is not None and found.until > self._clock():
             self._counts["cached"] += 1
         else:
-            found = await self._review_once(digest, token)
+            found = await self._review_once(digest, token, peer)
         if found.caller is None or self.is_revoked(found.caller):
             self._counts["refused"] += 1
             raise RefusedError(unauthorized())
@@ -164,21 +175,42 @@ class Authenticator:
         for uid in had - has:
             self._note(self._revoked, uid, REVOKED_TTL)
 
-    async def _review_once(self, digest: bytes, token: str) -> _Remembered:
+    async def _review_once(self, digest: bytes, token: str, peer: str) -> _Remembered:
         task = self._running.get(digest)
         if task is None:
-            task = asyncio.create_task(self._review(digest, token))
+            task = asyncio.create_task(self._review(digest, token, peer))
             self._running[digest] = task
             task.add_done_callback(lambda _: self._running.pop(digest, None))
         # A caller that goes away must not take the review from the others that wait for it.
         return await asyncio.shield(task)
 
-    async def _review(self, digest: bytes, token: str) -> _Remembered:
+    async def _review(self, digest: bytes, token: str, peer: str) -> _Remembered:
         begun = self._clock()
         if self._local is not None and (known := await self._local.verify(token)) is not None:
             self._counts["local"] += 1
             caller = Caller(identity=known.identity, secret_uid=known.secret_uid)
+            self._note_good(digest, good=True)
             return self._remember(digest, _Remembered(caller, min(self._clock() + self._ttl, known.expiry)), begun)
+        found = await (self._ask(token) if digest in self._good else self._ask_of_new(token, peer))
+        self._note_good(digest, good=found is not None)
+        return self._remember(digest, _Remembered(found, self._until(found, token)), begun)
+
+    async def _ask_of_new(self, token: str, peer: str) -> Caller | None:
+        """Ask about a token that was never good: if it is nobody's, that is on the account of its peer."""
+        if wait := self._failures.take(peer):
+            self._counts["limited"] += 1
+            raise RefusedError(_too_many(wait))
+        caller, answered = None, False
+        try:
+            caller = await self._ask(token)
+            answered = True
+        finally:
+            if caller is not None or not answered:
+                self._failures.give_back(peer)
+        return caller
+
+    async def _ask(self, token: str) -> Caller | None:
+        """Return who the API server says that a token belongs to, None for nobody; RefusedError 503."""
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
         try:
             status = msgspec.json.decode(await self._reviews.create(PATH, body), type=_Review).status
@@ -189,8 +221,17 @@ class Authenticator:
         self._counts["reviewed"] += 1
         if self._local is not None and status.authenticated:
             self._local.learn(frozenset(status.audiences))
-        reviewed = _caller(status.user, token) if status.authenticated and status.user.username else None
-        return self._remember(digest, _Remembered(reviewed, self._until(reviewed, token)), begun)
+        return _caller(status.user, token) if status.authenticated and status.user.username else None
+
+    def _note_good(self, digest: bytes, *, good: bool) -> None:
+        """Note whether a token is somebody's, for longer than that is believed."""
+        if not good:
+            self._good.pop(digest, None)
+            return
+        self._good[digest] = None
+        self._good.move_to_end(digest)
+        while len(self._good) > MAX_REMEMBERED:
+            self._good.popitem(last=False)
 
     def _remember(self, digest: bytes, found: _Remembered, begun: float) -> _Remembered:
         """Keep an answer, unless the caller's grants changed while it was on its way."""
@@ -260,6 +301,12 @@ def _claims(token: str) -> _Claims:
         return msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Claims)
     except (ValueError, RecursionError, binascii.Error, msgspec.DecodeError):
         return _Claims()
+
+
+def _too_many(seconds: float) -> Status:
+    return too_many_requests(
+        "too many tokens that are nobody's came from this address; try again later", retry_after=math.ceil(seconds)
+    )
 
 
 def _cannot_tell(error: Exception) -> Status:

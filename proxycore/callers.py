@@ -96,7 +96,10 @@ class Callers:
         """Headers that are for the proxy alone, in lower case and with hyphens."""
 
     async def identify(self, request: Request, info: RequestInfo) -> tuple[Caller, str]:
-        """Return the caller and the token that told it, "" for none; RefusedError 401, or 503 when nobody can tell."""
+        """Return the caller and the token that told it, "" for none.
+
+        RefusedError 401, 429 where too many tokens of nobody came from there, 503 when nobody can tell.
+        """
         shown = False
         refusal: RefusedError | None = None
         for way in self._rules.order:
@@ -105,7 +108,7 @@ class Callers:
                 if not token:
                     continue
                 try:
-                    return await self._authenticator.identify(token), token
+                    return await self._authenticator.identify(token, request.peer), token
                 except RefusedError as error:
                     refusal = error
             else:

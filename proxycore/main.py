@@ -32,6 +32,7 @@ from proxycore.client_authorities import ClientAuthorities
 from proxycore.client_certificates import ClientCertificates
 from proxycore.completeness import Completeness
 from proxycore.discovery import Discovery
+from proxycore.failed_tokens import FailedTokens
 from proxycore.feed import NamespaceFeed
 from proxycore.filtered import FilteredKinds
 from proxycore.freshness import KINDS, REFLECTED, Freshener
@@ -127,11 +128,14 @@ class Service:
             bus, metrics, rules=settings.proxy_cluster_scoped, reflects=settings.enable_reflector
         )
         self._role = role
+        self._rules = rules
         role.readiness.expect("api", "port")
         self._tls = tls
         self._kube = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
-        # Apart from the one for reviews: each open watch of another kind holds one of its connections.
+        # Apart from that: each open watch of another kind holds a connection, and callers cause as many reviews as they
+        # like.
         self._kinds = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
+        self._reviews = KubeClient(auth, request_timeout=settings.kube_request_timeout, metrics=metrics)
         self._upstream = Upstream(auth, read_seconds=settings.kube_request_timeout)
         self.feed = NamespaceFeed(self.objects, self.access, self._measure)
         self.measures = Measures(metrics)
@@ -149,9 +153,15 @@ class Service:
             kinds=kinds,
         )
         rate = settings.client_connection_qps
-        reviews: Poster = Paced(self._kube, rate=rate, burst=settings.client_connection_burst) if rate else self._kube
+        reviews: Poster = self._reviews
+        if rate:
+            reviews = Paced(self._reviews, rate=rate, burst=settings.client_connection_burst)
         self._authenticator = Authenticator(
-            reviews, ttl=settings.identity_cache_ttl, tally=self.measures.tally, local=self._local_tokens()
+            reviews,
+            ttl=settings.identity_cache_ttl,
+            tally=self.measures.tally,
+            local=self._local_tokens(),
+            failures=FailedTokens(settings.failed_token_rate, exempt=rules.trusts),
         )
         certificates = ClientCertificates(ttl=settings.identity_cache_ttl)
         self._authorities: ClientAuthorities | None = None
@@ -233,8 +243,8 @@ class Service:
                 await asyncio.to_thread(self._access_log.close)
             self._upstream.close()
             self.kinds.close()
-            await self._kube.close()
-            await self._kinds.close()
+            for client in (self._kube, self._kinds, self._reviews):
+                await client.close()
 
     async def _listen(self) -> None:
         settings, readiness = self._role.settings, self._role.readiness
@@ -242,7 +252,7 @@ class Service:
             settings.max_connections,
             settings.peer_connection_share,
             files=file_limit(),
-            exempt=CallerRules.of(settings).trusts,
+            exempt=self._rules.trusts,
         )
         refused = self.measures.connections_refused
         listener = Listener(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 STAGES: Final = ("identity", "decision", "upstream")
 WATCHES: Final = ("memory", "filtered", "forwarded")
-IDENTITIES: Final = ("local", "cached", "reviewed", "certificate", "xfcc", "anonymous", "refused", "failed")
+IDENTITIES: Final = ("local", "cached", "reviewed", "certificate", "xfcc", "anonymous", "refused", "limited", "failed")
 CACHES: Final = ("objects", "access", "identities", "impersonations", "lists")
 _FIRST_BYTE: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STAGE: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0)

@@ -110,7 +110,7 @@ def expired(asked: str, oldest: int) -> Status:
 
 
 def too_many_requests(message: str, *, retry_after: int = 1) -> Status:
-    """429: not so much at a time."""
+    """429: this one asks for too much, the others are served."""
     return Status(code=429, reason="TooManyRequests", message=message, retry_after=retry_after)
 
 

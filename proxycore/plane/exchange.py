@@ -33,6 +33,7 @@ _REASONS: Final = {
     408: "Request Timeout",
     410: "Gone",
     417: "Expectation Failed",
+    429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     502: "Bad Gateway",

@@ -55,6 +55,9 @@ class Upstream:
         self.seen: list[Seen] = []
         self.answer: Answer = plain
         self.reviews = 0
+        self.versions = 0
+        self.reviewing = asyncio.Event()  # while unset, no review is answered
+        self.reviewing.set()
         self.client_ca = ""
         self.url = ""
         self._server: asyncio.Server | None = None
@@ -92,9 +95,11 @@ class Upstream:
             self.reviews += 1
             asked = msgspec.json.decode(await body(seen, reader))
             good = asked["spec"]["token"] == CALLER
+            await self.reviewing.wait()
             user = {"username": "dana", "groups": ["devs", "system:authenticated"]}
             await send(writer, msgspec.json.encode({"status": {"authenticated": good, "user": user}}))
         elif path == "/version" and seen.values("Authorization") == [f"Bearer {PROXY_TOKEN}"]:
+            self.versions += 1
             await send(writer, b'{"gitVersion": "v1.32.4"}')
         elif path.startswith("/api/v1/namespaces?limit=1"):
             await send(writer, b'{"metadata": {"resourceVersion": "100"}, "items": []}')

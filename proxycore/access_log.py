@@ -33,6 +33,7 @@ TOGETHER: Final = 500
 """Lines that go out in one write."""
 END_SECONDS: Final = 2.0
 LONGEST: Final = 253
+LONGEST_READ: Final = 4 * LONGEST
 """Characters of a name or a path that are written."""
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 _ID_HEADERS: Final = ("x-request-id", "audit-id")
@@ -152,7 +153,7 @@ def _sane(text: str) -> str:
 
 
 def _shown(text: str) -> str:
-    return redact(text)[:LONGEST]
+    return redact(text[:LONGEST_READ])[:LONGEST]
 
 
 def _resource(run: Run) -> str:

@@ -19,7 +19,7 @@ from proxycore.client_certificates import UNREADABLE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_PAIR: Final = re.compile(r'\s*([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^",;=\s]*))\s*')
+_PAIR: Final = re.compile(r'\s*+([A-Za-z]++)=(?:"((?:[^"\\]++|\\.)*+)"|([^",;=\s]*+))\s*+')
 _MARK: Final = "-----BEGIN CERTIFICATE-----"
 MOST_PAIRS: Final = 64
 _ONCE: Final = frozenset({"cert", "hash", "chain", "subject", "by"})

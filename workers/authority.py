@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 import ssl
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
     from eventcore.settings import Settings
     from workers.writing import Writer
 
-_CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----\s.+?-----END CERTIFICATE-----", re.DOTALL)
+_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
+_END: Final = "-----END CERTIFICATE-----"
 _TRIES: Final = 5
 _LABELS: Final = {"app.kubernetes.io/part-of": "tether", "app.kubernetes.io/managed-by": "tether"}
 
@@ -72,7 +72,8 @@ class Memory(msgspec.Struct, frozen=True):
 
 def certificates(text: str) -> tuple[str, ...]:
     """Return the certificates of a PEM text, each once, and nothing else of it; ValueError where one is not good."""
-    found = tuple(dict.fromkeys(one.replace("\r\n", "\n") for one in _CERTIFICATE.findall(text)))
+    parts = (part.partition(_END) for part in text.replace("\r\n", "\n").split(_BEGIN)[1:])
+    found = tuple(dict.fromkeys(_BEGIN + body + end for body, end, _ in parts if end and body[:1].isspace()))
     if not found:
         raise ValueError("no certificate")
     try:

@@ -1,0 +1,100 @@
+"""Every parser of foreign text is linear: ten times the text is at most some twelve times the work.
+
+Found in the source, not by memory: whatever reads text is measured here, or stands in a list with its reason.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.growth.parsers import EXEMPT, PARSERS, Case
+from tests.growth.scanning import covered, readers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOST: float = 12.0 * 1.2
+"""Twelve times, and what a processor loses when its caches are too small for ten times the text."""
+TIMES = 10
+REPEATS = 5
+TRIES = 10
+LEAST = 20e-6
+"""Seconds: what takes less for the whole text is not worth a comparison."""
+LONGEST = 0.05
+"""Seconds of CPU that one text may hold the event loop."""
+
+
+def work(read: Callable[[object], object], text: object) -> float:
+    """Return the CPU seconds of this thread for one reading, the least of some."""
+    found = []
+    for _ in range(REPEATS):
+        begun = time.thread_time()
+        read(text)
+        found.append(time.thread_time() - begun)
+    return min(found)
+
+
+def growth(case: Case) -> tuple[float, float]:
+    """Return by how much the work grows for ten times the text, and the seconds for the longest."""
+    small, large = case.text(case.most // TIMES), case.text(case.most)
+    gc.disable()
+    try:
+        before, after = work(case.read, small), work(case.read, large)
+    finally:
+        gc.enable()
+    return after / max(before, LEAST), after
+
+
+CASES = [
+    pytest.param(case, id=f"{name.rpartition('.')[2]}-{number}")
+    for name, cases in PARSERS.items()
+    for number, case in enumerate(cases)
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ten_times_the_text_is_at_most_twelve_times_the_work(case: Case) -> None:
+    # A machine that does something else meanwhile makes one measurement worse, never all of them better.
+    ratio, seconds = growth(case)
+    for _ in range(TRIES):
+        if ratio <= MOST and seconds <= LONGEST:
+            return
+        again, took = growth(case)
+        ratio, seconds = min(ratio, again), min(seconds, took)
+    assert ratio <= MOST, f"ten times the text took {ratio:.0f} times as long"
+    assert seconds <= LONGEST, f"one text of {case.most} characters held the loop for {seconds * 1000:.0f} ms"
+
+
+def test_whatever_is_quadratic_is_found() -> None:
+    def slow(text: object) -> object:
+        assert isinstance(text, str)
+        return [text.count("b") for _ in range(len(text) // 20)]
+
+    ratio, _ = growth(Case(read=slow, text=lambda length: "a" * length, most=20_000))
+
+    assert ratio > MOST
+
+
+def test_every_parser_is_there() -> None:
+    for name in PARSERS:
+        module, _, path = name.partition(":")
+        found = import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+        assert callable(found), name
+
+
+def test_whatever_reads_text_is_measured_or_says_why_not() -> None:
+    found = readers()
+    measured = covered(set(PARSERS))
+
+    unread = {name: sorted(by) for name, by in found.items() if name not in measured}
+    unknown = {name: by for name, by in unread.items() if not EXEMPT.keys() & {name, name.partition(":")[0]}}
+    assert not unknown, "measure it in tests/growth/parsers.py, or say there why its text is nobody's"
+    gone = EXEMPT.keys() - {part for name in unread for part in (name, name.partition(":")[0])}
+    assert not gone, "these read nothing any more, or are measured: take them out of EXEMPT"

@@ -246,7 +246,10 @@ async def _rights(
     client: KubeClient, settings: Settings, relations: Relations, account: Account, tenant: str
 ) -> tuple[tuple[Target, ...], tuple[str, ...]]:
     """Return the RBAC objects that say what Tether would and that nobody manages, and what is wrong with the others."""
-    manifests = [home_role_binding(account, tenant, settings.home_cluster_role)]
+    at_home = home_role_binding(account, tenant, settings.home_cluster_role)
+    in_tenant = relations.in_tenant(account)
+    # One that is to be taken out of the tenant gets its role at home afterwards.
+    manifests = [at_home] if not in_tenant or _member_of(relations, account, [tenant]) else []
     if settings.impersonator_roles:
         name = settled_cluster_role_name(account, relations.is_interesting)
         manifests += impersonator(account, tenant, name)
@@ -254,6 +257,8 @@ async def _rights(
     wrong: list[str] = []
     for manifest in manifests:
         body = await get_if_there(client, dict[str, Any], manifest.target.path)
+        if body is None and in_tenant and manifest is at_home:
+            continue
         if body is None:
             wrong.append(f"{manifest.target} is missing")
             continue

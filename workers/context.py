@@ -43,7 +43,7 @@ class Context:
             settings.kubeconfig_namespace_selector,
         )
         self.judge = Judge(client, reader, self.relations, settings)
-        self.writer = Writer(bus, client)
+        self.writer = Writer(bus, client, self.relations)
         self.unfinished: dict[Account, tuple[int, Existing]] = {}
         """By account the generation and the binding Secret of a token that the API server has refused."""
         reader.listen(self.relations.apply)

@@ -37,6 +37,8 @@ ANNOTATION_MODE: Final = "capsule-tether.io/token-mode"
 """On the Secrets of a token: how it was made. On a ServiceAccount: how its tokens are to be made."""
 ANNOTATION_ROTATE: Final = "capsule-tether.io/rotate"
 """On the token Secret: the generation that must be replaced, because a namespace that held it left the tenant."""
+ANNOTATION_LEFT: Final = "capsule-tether.io/left-binding"
+"""On the ClusterRole of an account: the uid of the RoleBinding at home that an administrator made, which is left."""
 LABEL_FLUX_WATCH: Final = "reconcile.fluxcd.io/watch"
 
 RBAC_GROUP: Final = "rbac.authorization.k8s.io"
@@ -159,8 +161,11 @@ def lockdown_role_binding(account: Account, tenant: str, flux: Account, cluster_
     )
 
 
-def impersonator(account: Account, tenant: str, name: str) -> tuple[Manifest, Manifest]:
-    """Return the ClusterRole that lets the account impersonate itself, as Flux asks it to, and its binding."""
+def impersonator(account: Account, tenant: str, name: str, *, left: str = "") -> tuple[Manifest, Manifest]:
+    """Return the ClusterRole that lets the account impersonate itself, as Flux asks it to, and its binding.
+
+    ``left``: the uid of a RoleBinding at home that is to be remembered as an administrator's.
+    """
     rule = {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"], "resourceNames": [account.username]}
     role = Manifest(
         target=Target("ClusterRole", "", name),
@@ -168,6 +173,7 @@ def impersonator(account: Account, tenant: str, name: str) -> tuple[Manifest, Ma
         account=account,
         tenant=tenant,
         content={"rules": [rule]},
+        annotations={ANNOTATION_LEFT: left} if left else {},
     )
     binding = Manifest(
         target=Target("ClusterRoleBinding", "", name),

@@ -24,7 +24,7 @@ from eventcore.errors import KubeError, NotFoundError, TetherError
 from eventcore.kube_paths import object_path
 from eventcore.logs import get
 from eventcore.objects import CAPSULE_GROUP, Namespace, ServiceAccount, Tenant
-from workers.ownership import Account, identities, is_enabled, namespace_tenant, provable_tenant
+from workers.ownership import Account, identities, is_enabled, namespace_claims, namespace_tenant, provable_tenant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -247,6 +247,12 @@ class Judge:
                 if tenant
                 else f"Namespace {name} has just left its Tenant"
             )
+
+    async def confirm_outside(self, name: str) -> None:
+        """Ask the API server whether a namespace says nothing of a tenant; OutdatedError if it does."""
+        namespace = await self._namespace(name)
+        if namespace is not None and (claims := namespace_claims(namespace)):
+            raise OutdatedError(f"Namespace {name} has just become one of Tenant {', '.join(sorted(claims))}")
 
     async def _account(self, account: Account) -> ServiceAccount | None:
         return await self._get(ServiceAccount, "", "v1", "serviceaccounts", account.name, account.namespace)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from eventcore.objects import ANNOTATION_ACCOUNT, COMPONENT_CA, LABEL_COMPONENT
+from eventcore.foreign import is_object_name
+from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, COMPONENT_CA, LABEL_COMPONENT
 from workers.desired import ANNOTATION_DIGEST
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ class Existing(msgspec.Struct, frozen=True):
     @property
     def annotations(self) -> dict[str, str]:
         return self.metadata.get("annotations") or {}
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that it says it was made for, "" where no tenant can have that name: for records, no decision."""
+        name = self.annotations.get(ANNOTATION_TENANT, "")
+        return name if is_object_name(name) else ""
 
     @property
     def marked(self) -> bool:

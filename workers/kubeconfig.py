@@ -29,7 +29,7 @@ from workers.entitlement import OutdatedError
 from workers.minting import token_text
 from workers.names import hashed_kubeconfig_name, kubeconfig_name, token_name
 from workers.ownership import Account
-from workers.writing import MOST_REMOVED
+from workers.writing import MOST_AT_ONCE
 
 if TYPE_CHECKING:
     from eventcore.consumer import Reconcile, Result, Run
@@ -270,16 +270,22 @@ async def _remove(
         for one in context.relations.objects_of(account, "kubeconfig")
         if (one.key.kind, one.key.namespace) == ("Secret", namespace)
     }
+    others |= {
+        key.name
+        for key in context.relations.lost_of(account, "kubeconfig")
+        if (key.kind, key.namespace) == ("Secret", namespace)
+    }
     names = dict.fromkeys([*_names(context, account), *sorted(others)])
-    targets = [Target("Secret", namespace, name) for name in names][:MOST_REMOVED]
+    targets = [Target("Secret", namespace, name) for name in names]
     tenants = context.relations.remembered_tenants(account)
     if entitlement is None:
         await context.judge.confirm_lost(account, tenants)
     elif not chosen and context.relations.is_distributed(account, namespace):
         await context.judge.confirm_left(account, namespace, tenants)
-    for target in targets if entitlement is not None and _has_left(context, account, namespace) else ():
+    left = entitlement is not None and _has_left(context, account, namespace)
+    for target in targets[:MOST_AT_ONCE] if left else ():
         existing = await context.writer.read(target)
-        if existing is not None and (existing.belongs_to(account) or not existing.marked):
+        if existing is not None and (context.writer.is_ours(target, existing, account) or not existing.marked):
             await _demand_rotation(context, run, account, existing)
     await context.writer.remove_all(run, targets, account, action="removed")
     if entitlement is None and namespace == account.namespace:
@@ -298,7 +304,7 @@ async def _demand_rotation(context: Context, run: Run, account: Account, copy: E
     """Mark the token to be rotated if a copy shows it: by our mark or, where somebody took that off, by itself."""
     target = Target("Secret", account.namespace, token_name(account))
     existing = await context.writer.read(target)
-    if existing is None or not existing.belongs_to(account):
+    if existing is None or not context.writer.is_ours(target, existing, account):
         return
     generation = generation_of(existing.annotations)
     if generation_of(copy.annotations) != generation and not _shows(copy, token_text(existing)):
@@ -322,8 +328,9 @@ def _shows(copy: Existing, token: str | None) -> bool:
 async def _token(context: Context, entitlement: Entitlement) -> tuple[str, Token]:
     """Return the current token and what is known of it."""
     account = entitlement.account
-    existing = await context.writer.read(Target("Secret", account.namespace, token_name(account)))
-    if existing is None or not existing.belongs_to(account):
+    target = Target("Secret", account.namespace, token_name(account))
+    existing = await context.writer.read(target)
+    if existing is None or not context.writer.is_ours(target, existing, account):
         raise _MissingError(
             f"Secret {account.namespace}/{token_name(account)} with the account's token is not there yet: "
             "look at `tether work token`"

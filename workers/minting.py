@@ -220,7 +220,7 @@ async def _legacy(
                 return generation, await context.writer.create(run, manifest)
         elif (
             found.body.get("type") == LEGACY_TYPE
-            and found.belongs_to(account)
+            and context.writer.is_ours(manifest.target, found, account)
             and _may_become_current(found.annotations)
             and found.annotations.get(ANNOTATION_ACCOUNT_UID) == entitlement.uid
             and "deletionTimestamp" not in found.metadata

@@ -5,21 +5,33 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from eventcore.foreign import is_object_name
-from eventcore.objects import ANNOTATION_TENANT
+from eventcore.objects import ANNOTATION_TENANT, LABEL_COMPONENT
 from workers.own_objects import OwnObject, is_ca_copy, is_lockdown, own_account
+from workers.ownership import Account
 from workers.tables import member
 
 if TYPE_CHECKING:
     from eventcore.keys import ObjectKey
     from eventcore.objects import Meta
-    from workers.ownership import Account
+
+
+class Made(msgspec.Struct, frozen=True):
+    """For whom an object was made: as it was first seen, since whoever may write it can change its marks."""
+
+    uid: str
+    account: Account
+    component: str
 
 
 class OwnIndex:
     """Reading returns shared sets: copy before a change."""
 
     def __init__(self) -> None:
+        self._made: dict[ObjectKey, Made] = {}
+        self._lost: defaultdict[Account, set[ObjectKey]] = defaultdict(set)
         self._objects: defaultdict[Account, dict[ObjectKey, OwnObject]] = defaultdict(dict)
         self._homes: defaultdict[str, set[Account]] = defaultdict(set)
         self._copies_in: defaultdict[str, set[Account]] = defaultdict(set)
@@ -62,8 +74,33 @@ class OwnIndex:
         )
         return {name for name in found if is_object_name(name)}
 
-    def apply(self, key: ObjectKey, old: Meta | None, new: Meta | None) -> None:
-        """Take one change of an object of a kind of ours."""
+    def made_for(self, key: ObjectKey, uid: str) -> Account | None:
+        """Return the account that the object with this uid was made for when it was first seen."""
+        found = self._made.get(key)
+        return found.account if found is not None and found.uid == uid else None
+
+    def forget(self, key: ObjectKey) -> None:
+        """Forget what is found to be gone, unless it is shown."""
+        found = self._made.get(key)
+        if found is not None and key in self._lost.get(found.account, ()):
+            del self._made[key]
+            member(self._lost, found.account, key, present=False)
+
+    def lost(self, account: Account, component: str = "") -> list[ObjectKey]:
+        """Return what was made for an account and does not say so any more: it is gone, or its marks are."""
+        found = self._lost.get(account, ())
+        return sorted(key for key in found if not component or self._made[key].component == component)
+
+    def losers(self) -> set[Account]:
+        """Return the accounts of :meth:`lost`."""
+        return set(self._lost)
+
+    def apply(self, key: ObjectKey, old: Meta | None, new: Meta | None, gone: Meta | None = None) -> None:
+        """Take one change of an object of a kind of ours. ``gone``: the last that was known of one that is not shown.
+
+        That it is not shown may mean that it lost our label.
+        """
+        self._remember(key, new, gone)
         member(self._ca_copies, key.namespace, key, present=is_ca_copy(new))
         before, after = own_account(old), own_account(new)
         if before and before != after:
@@ -72,6 +109,19 @@ class OwnIndex:
         if after and new:
             self._objects[after][key] = OwnObject(key, new)
             self._count(after, key)
+
+    def _remember(self, key: ObjectKey, new: Meta | None, gone: Meta | None) -> None:
+        before = self._made.get(key)
+        known, account = new or gone, own_account(new or gone)
+        if known is None:
+            self._made.pop(key, None)
+        elif account is not None and (before is None or before.uid != known.uid):
+            self._made[key] = Made(known.uid, account, known.labels.get(LABEL_COMPONENT, ""))
+        after = self._made.get(key)
+        if before is not None:
+            member(self._lost, before.account, key, present=False)
+        if after is not None and own_account(new) != after.account:
+            member(self._lost, after.account, key, present=True)
 
     def _count(self, account: Account, key: ObjectKey) -> None:
         found = self._objects.get(account, {})

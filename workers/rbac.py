@@ -1,6 +1,7 @@
 """The rights of an account: its RoleBinding at home, and the right to impersonate itself, as Flux asks it to.
 
-What it brings to the namespaces of its tenant, on request, is in ``lockdown``.
+At a home that is a tenant's namespace it has what Capsule gives the tenant's owners, and no role of ours. What it
+brings to the namespaces of its tenant, on request, is in ``lockdown``.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from eventcore.consumer import Retry
-from eventcore.errors import ForbiddenError, InvalidError
+from eventcore.errors import ForbiddenError, InvalidError, KubeError
 from workers import lockdown
 from workers.capsule_users import CapsuleUsers, UsersError
 from workers.context import guarded, until
-from workers.desired import Target, account_ref, home_role_binding, impersonator
-from workers.names import cluster_role_name, lockdown_name, role_binding_name, settled_cluster_role_name, with_hash
+from workers.desired import Target, account_ref, impersonator
+from workers.home_rights import HomeRights, role_targets
+from workers.names import lockdown_name, settled_cluster_role_name
 from workers.ownership import Account
 
 if TYPE_CHECKING:
@@ -50,19 +52,29 @@ async def _reconcile(context: Context, users: CapsuleUsers, run: Run) -> Result:
         return until()
     await _tell_refused(context, run, account)
     held_up = ""
-    wanted = _wanted(context, entitlement)
     had_nothing = not _rights(context, account)
+    home = await HomeRights.read(context, account, entitlement.tenant)
+    wanted = _impersonator(context, entitlement, home.left)
+    # What must be remembered of the home stands before anything is given there.
     for manifest in wanted:
         permit = partial(context.judge.confirm, entitlement)
-        written = await context.writer.ensure(run, manifest, permit, action="granted")
-        if written == "created" and had_nothing and manifest is wanted[0]:
-            message = f"has its rights for Tenant {', '.join(entitlement.tenants)}, at home {manifest.target}"
-            await _announce(context, run, account, "Granted", message)
-        if written == "other":
+        if await context.writer.ensure(run, manifest, permit, action="granted") == "other":
             held_up = f"{manifest.target} is still there for another account"
+    if not context.relations.in_tenant(account):
+        wanted = [home.wanted, *wanted]
+        permit = partial(_permit_home, context, entitlement)
+        written = await context.writer.ensure(run, home.wanted, permit, action="granted", claims=home.claims)
+        if written == "created" and had_nothing:
+            message = f"has its rights for Tenant {', '.join(entitlement.tenants)}, at home {home.wanted.target}"
+            await _announce(context, run, account, "Granted", message)
     await _remove(context, run, account, keep=[manifest.target for manifest in wanted])
     held_up = await _keep_user(context, users, run, entitlement) or held_up
     return Retry(held_up) if held_up else until(entitlement.until)
+
+
+async def _permit_home(context: Context, entitlement: Entitlement) -> None:
+    await context.judge.confirm(entitlement)
+    await context.judge.confirm_outside(entitlement.account.namespace)
 
 
 async def _tell_refused(context: Context, run: Run, account: Account) -> None:
@@ -114,36 +126,49 @@ async def _keep_user(context: Context, users: CapsuleUsers, run: Run, entitlemen
     return ""
 
 
-def _wanted(context: Context, entitlement: Entitlement) -> list[Manifest]:
-    account, tenant = entitlement.account, entitlement.tenant
-    wanted = [home_role_binding(account, tenant, context.settings.home_cluster_role)]
-    if context.settings.impersonator_roles:
-        name = settled_cluster_role_name(account, context.relations.is_interesting)
-        wanted += impersonator(account, tenant, name)
-    return wanted
+def _impersonator(context: Context, entitlement: Entitlement, left: str) -> list[Manifest]:
+    if not context.settings.impersonator_roles:
+        return []
+    name = settled_cluster_role_name(entitlement.account, context.relations.is_interesting)
+    return [*impersonator(entitlement.account, entitlement.tenant, name, left=left)]
 
 
 async def _remove(context: Context, run: Run, account: Account, *, keep: Iterable[Target]) -> None:
     """Remove what the account should not have. Bindings go first: with them go the rights.
 
-    By label as OBJECTS shows it; when nothing is to be kept also by name, since whoever has the rights can take the
-    label off. Where no impersonator roles are made, there may be no right to look for them.
+    As OBJECTS shows it, or showed it before the marks were taken off; when nothing is to be kept also by name, since
+    whoever has the rights can write the binding anew. Where no impersonator roles are made, there may be no right to
+    look for them.
     """
     kept = set(keep)
-    found = _rights(context, account)
-    if not kept:
-        found.add(Target("RoleBinding", account.namespace, role_binding_name(account)))
+    found = _rights(context, account) | _lost(context, account)
     if not kept and context.settings.impersonator_roles:
-        plain = cluster_role_name(account)
-        for name in (plain, with_hash(plain, account)):
-            found |= {Target("ClusterRole", "", name), Target("ClusterRoleBinding", "", name)}
+        for role in role_targets(account):
+            found |= {role, Target("ClusterRoleBinding", "", role.name)}
+    failure: KubeError | None = None
+    revoked = False
     if not kept:
         await context.judge.confirm_lost(account, context.relations.remembered_tenants(account))
-    first = Target("RoleBinding", account.namespace, role_binding_name(account))
-    targets = sorted(found - kept, key=lambda target: (target.kind == "ClusterRole", target != first, target))
-    revoked = await context.writer.remove_all(run, targets, account, action="revoked")
+        try:
+            revoked = await _remove_home(context, run, account)
+        except KubeError as error:
+            failure = error
+    targets = sorted(found - kept, key=lambda target: (target.kind == "ClusterRole", bool(target.namespace), target))
+    revoked |= await context.writer.remove_all(run, targets, account, action="revoked")
+    if failure is not None:
+        raise failure
     if revoked and not kept:
         await _announce(context, run, account, "Revoked", f"lost its rights: {context.judge.why_not(account)}")
+
+
+async def _remove_home(context: Context, run: Run, account: Account) -> bool:
+    """Remove the RoleBinding at home, whatever marks are on it, unless an administrator made it."""
+    home = await HomeRights.read(context, account)
+    if home.existing is None or not home.claims(home.existing):
+        return False
+    tenant = min(context.relations.remembered_tenants(account), default="")
+    uid = home.existing.uid
+    return await context.writer.delete(run, home.wanted.target, uid, account, action="revoked", tenant=tenant)
 
 
 def _rights(context: Context, account: Account) -> set[Target]:
@@ -152,6 +177,15 @@ def _rights(context: Context, account: Account) -> set[Target]:
         Target(o.key.kind, o.key.namespace, o.key.name)
         for o in context.relations.objects_of(account, "rbac")
         if o.key.name != lockdown_name(account)
+    }
+
+
+def _lost(context: Context, account: Account) -> set[Target]:
+    """Return those of them that OBJECTS does not show any more: they are gone, or only their marks are."""
+    return {
+        Target(key.kind, key.namespace, key.name)
+        for key in context.relations.lost_of(account, "rbac")
+        if key.name != lockdown_name(account) and (key.namespace or context.settings.impersonator_roles)
     }
 
 

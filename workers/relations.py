@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, cast
 
+from eventcore.keys import ObjectKey
 from eventcore.objects import (
     ANNOTATION_PROXY_CA,
     CapsuleConfiguration,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
     from eventcore.objects import KubeObject, RoleBinding
     from eventcore.views import Change, ObjectRecord
+    from workers.desired import Target
 
 
 class Relations:
@@ -165,6 +167,28 @@ class Relations:
         """Return our objects for an account, of one component when it is given."""
         return self._own.of(account, component)
 
+    def made_for(self, target: Target, uid: str) -> Account | None:
+        """Return the account that an object was made for when it was first seen, whatever marks are on it now."""
+        return self._own.made_for(ObjectKey(target.kind, target.namespace, target.name), uid)
+
+    def forget(self, target: Target) -> None:
+        """Forget an object that is found to be gone."""
+        self._own.forget(ObjectKey(target.kind, target.namespace, target.name))
+
+    def lost_of(self, account: Account, component: str) -> list[ObjectKey]:
+        """Return what was made for an account, does not say so any more, and may still stand where it stood."""
+        found = self._own.lost(account, component)
+        return [key for key in found if not key.namespace or key.namespace in self.namespaces]
+
+    def losers(self) -> set[Account]:
+        """Return the accounts of :meth:`lost_of`."""
+        return self._own.losers()
+
+    def in_tenant(self, account: Account) -> bool:
+        """Tell whether an account's home says that it is a tenant's, proven or not: there it gets no rights of ours."""
+        home = self.namespaces.get(account.namespace)
+        return home is not None and bool(namespace_claims(home))
+
     def remembered_tenants(self, account: Account) -> list[str]:
         """Return the tenants that an account may own, by what nobody but an administrator, Capsule and Tether writes.
 
@@ -202,8 +226,11 @@ class Relations:
         return {name for name in found if self.is_distributed(account, name)} | {account.namespace}
 
     def lockdown_targets(self, account: Account, tenants: set[str]) -> set[str]:
-        """Return the namespaces where Flux's default account is to be bound for an account that owns these tenants."""
-        if not self._flux_account:
+        """Return the namespaces where Flux's default account is to be bound for an account that owns these tenants.
+
+        It gets the role that the account has at home, so there are none for one that has none at home.
+        """
+        if not self._flux_account or self.in_tenant(account):
             return set()
         return {name for name in self.targets(account, tenants) if self.tenant_of(name) in tenants}
 
@@ -257,7 +284,8 @@ class Relations:
             case "AnyRoleBinding":
                 self.bindings.put(key, cast("RoleBinding | None", new))
             case kind if kind in OWN_KINDS:
-                self._own.apply(key, old.metadata if old else None, new.metadata if new else None)
+                gone = record.metadata if change.new is not None and new is None else None
+                self._own.apply(key, old.metadata if old else None, new.metadata if new else None, gone)
 
     def _account(self, account: Account, new: ServiceAccount | None) -> None:
         put(self.accounts, account, new)

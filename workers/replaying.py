@@ -11,7 +11,7 @@ from eventcore.keys import LANES, WORKERS, lane_consumer
 from eventcore.reading import Reader
 from eventcore.topology import WORK
 from workers.relations import Relations
-from workers.routing import Route, all_routes
+from workers.routing import Route, all_routes, grant_routes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -49,8 +49,7 @@ async def replay(
         await bus.stream_state(WORK)  # says what is missing, before anything is waited for
         await objects.wait_for(0, LOAD_TIMEOUT)
         await access.wait_for(0, LOAD_TIMEOUT)
-        routes = all_routes(relations)
-        routes.update(("access", grant.key()) for grant in access.view.all())
+        routes = all_routes(relations) | grant_routes([*access.view.all()], relations)
         # Nothing is granted for a key that does not fit; the router names each.
         wanted = sorted(one for one in routes if one[0] in workers and one[1].fits)
         await _request(bus, wanted, progress)

@@ -25,7 +25,7 @@ from eventcore.logs import get
 from eventcore.recording import Recorder
 from eventcore.waiting import pause
 from workers.relations import Relations
-from workers.routing import Route, all_routes, route
+from workers.routing import Route, all_routes, grant_routes, route
 from workers.sweeping import turns
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Router:
 
     def routes(self) -> set[Route]:
         """Return every key that there is: of objects, and of grants that may have lost theirs."""
-        return all_routes(self.relations) | {("access", grant.key()) for grant in self._access.view.all()}
+        return all_routes(self.relations) | grant_routes([*self._access.view.all()], self.relations)
 
     def _on_change(self, change: Change[ObjectRecord]) -> None:
         if not self.started.is_set():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from eventcore.grants import AccountGrant
 from eventcore.keys import Key, ObjectKey, WorkerName, key
 from eventcore.objects import ANNOTATION_PROXY_URL, LABEL_COMPONENT, Tenant, TenantOwner
 from workers.choices import operations
@@ -22,8 +23,9 @@ from workers.setting_status import status_key
 from workers.user_entries import listed, remembered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
+    from eventcore.grants import Grant
     from eventcore.objects import KubeObject
     from eventcore.views import Change, ObjectRecord
     from workers.proxy_settings import Setting
@@ -63,10 +65,10 @@ def route(change: Change[ObjectRecord], relations: Relations) -> set[Route]:
 
 
 def all_routes(relations: Relations) -> set[Route]:
-    """Return every key: of desired state, and of our own objects that may have lost their reason."""
+    """Return every key: of desired state, and of our own objects that may have lost their reason or their marks."""
     routes: set[Route] = {("access", CONFIG_KEY)}
     routes |= {ca_route(namespace) for namespace in relations.ca_namespaces()}
-    for account in relations.interesting():
+    for account in relations.interesting() | relations.losers():
         routes |= account_routes(account, relations)
     for name in relations.tenants:
         routes.add(tenant_route(name))
@@ -76,6 +78,13 @@ def all_routes(relations: Relations) -> set[Route]:
     return routes | _subjects(relations.bindings.subjects())
 
 
+def grant_routes(grants: Collection[Grant], relations: Relations) -> set[Route]:
+    """Return the keys of grants, and every key of the accounts that they are for: they may have lost all that shows."""
+    routes: set[Route] = {("access", grant.key()) for grant in grants}
+    accounts = [Account(grant.namespace, grant.name) for grant in grants if isinstance(grant, AccountGrant)]
+    return routes.union(*(account_routes(account, relations) for account in accounts))
+
+
 def account_routes(account: Account, relations: Relations) -> set[Route]:
     """Return every key of an account."""
     routes: set[Route] = {("rbac", account.key()), ("token", account.key()), ("access", account_grant_key(account))}
@@ -83,16 +92,18 @@ def account_routes(account: Account, relations: Relations) -> set[Route]:
 
 
 def kubeconfig_routes(account: Account, relations: Relations) -> set[Route]:
-    """Return a key for each namespace where the account's kubeconfig belongs or lies."""
-    targets = relations.targets(account, relations.tenants_of_account(account))
+    """Return a key for each namespace where the account's kubeconfig belongs or lies, or may lie without our marks."""
+    targets = relations.targets(account, relations.tenants_of_account(account)) | {account.namespace}
     targets |= {one.key.namespace for one in relations.objects_of(account, "kubeconfig")}
+    targets |= {one.namespace for one in relations.lost_of(account, "kubeconfig")}
     return {("kubeconfig", kubeconfig_key(account, target)) for target in targets}
 
 
 def lockdown_routes(account: Account, relations: Relations) -> set[Route]:
     """Return a key for each namespace where Flux's default account is, or should be, bound for an account."""
     targets = relations.lockdown_targets(account, relations.tenants_of_account(account))
-    targets |= {one.key.namespace for one in relations.objects_of(account, "rbac") if is_lockdown(one.key, account)}
+    found = [*(one.key for one in relations.objects_of(account, "rbac")), *relations.lost_of(account, "rbac")]
+    targets |= {key.namespace for key in found if is_lockdown(key, account)}
     return {("rbac", kubeconfig_key(account, target)) for target in targets}
 
 
@@ -188,11 +199,17 @@ def _account_routes(
 
 def _namespace_change(change: Change[ObjectRecord], relations: Relations, name: str) -> set[Route]:
     """Return what depends on a Namespace; all that the accounts have whose home it is, when it is another tenant's."""
-    before = relations.tenant_of(name)
+    before, all_before = _membership(name, relations), _homes([name], relations)
     routes = _both(change, relations, lambda: _namespace_routes(name, relations))
-    if before != relations.tenant_of(name):
-        routes |= _homes([name], relations)
+    if before != _membership(name, relations):
+        routes |= all_before | _homes([name], relations)
     return routes
+
+
+def _membership(name: str, relations: Relations) -> tuple[str, bool]:
+    """Return whose a namespace is, and whether it says that it is anybody's."""
+    namespace = relations.namespaces.get(name)
+    return relations.tenant_of(name), namespace is not None and bool(namespace_claims(namespace))
 
 
 def _homes(names: Iterable[str], relations: Relations) -> set[Route]:

@@ -72,7 +72,7 @@ async def _reconcile(context: Context, run: Run) -> Result:
         return Done()
     target = Target("Secret", account.namespace, token_name(account))
     existing = await context.writer.read(target)
-    if existing is not None and not existing.belongs_to(account):
+    if existing is not None and not context.writer.is_ours(target, existing, account):
         await context.writer.refuse(run, target, account, entitlement.tenant, existing)
         return until(entitlement.until)
     wished = asked(context, entitlement)
@@ -166,6 +166,8 @@ async def _retire(context: Context, run: Run, entitlement: Entitlement, token: T
             await context.writer.remove(run, _target(one), account, action="revoked")
         else:
             later.append(due)
+    # Who took our marks off a generation that is not current has no overlap.
+    await context.writer.remove_all(run, _lost(context, account, token.binding), account, action="revoked")
     return min(later, default=None)
 
 
@@ -210,8 +212,15 @@ async def _revoke(context: Context, run: Run, account: Account) -> None:
         except KubeError as error:
             failure = failure or error
     secret = Target("Secret", account.namespace, token_name(account))
-    bindings = sorted({_target(one) for one in _bindings(context, account)} - {secret})
-    revoked |= await context.writer.remove_all(run, [secret, *bindings], account, action="revoked", tenant=tenant)
+    shown = sorted({_target(one) for one in _bindings(context, account)} - {secret})
+    targets = [secret, *_lost(context, account, secret.name), *shown]
+    try:
+        # Nobody else's of that name bears our marks, whatever they say.
+        if (found := await context.writer.read(secret)) is not None and found.marked:
+            revoked |= await context.writer.delete(run, secret, found.uid, account, action="revoked", tenant=tenant)
+    except KubeError as error:
+        failure = failure or error
+    revoked |= await context.writer.remove_all(run, targets, account, action="revoked", tenant=tenant)
     if failure is not None:
         raise failure
     if revoked and (service_account := context.relations.accounts.get(account)) is not None:
@@ -245,6 +254,13 @@ def _bindings(context: Context, account: Account) -> list[OwnObject]:
         for one in context.relations.objects_of(account, "token")
         if ANNOTATION_DIGEST not in one.metadata.annotations and one.key.name != token_name(account)
     ]
+
+
+def _lost(context: Context, account: Account, current: str) -> list[Target]:
+    """Return the binding Secrets that OBJECTS does not show any more, but for one: gone, or only their marks are."""
+    found = context.relations.lost_of(account, "token")
+    names = {current, token_name(account)}
+    return [Target("Secret", key.namespace, key.name) for key in found if key.name not in names]
 
 
 def _target(one: OwnObject) -> Target:

@@ -11,7 +11,7 @@ import hashlib
 from collections import OrderedDict, deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -21,7 +21,6 @@ from eventcore.events import AuditRecord
 from eventcore.kube import api_path
 from eventcore.kube_paths import object_path
 from eventcore.logs import get
-from eventcore.objects import ANNOTATION_TENANT
 from workers.deleting import delete_whole
 from workers.desired import account_ref, namespace_ref
 from workers.existing import Existing, fixed_differs, renews, same_content, same_marks
@@ -41,8 +40,8 @@ log = get("workers.writing")
 MANAGER: Final = "tether"
 REMEMBERED: Final = 10_000
 """Warnings that are remembered, so that each is given once, and revocations that are not recorded yet."""
-MOST_REMOVED: Final = 100
-"""Objects that are deleted for one account in one go."""
+MOST_AT_ONCE: Final = 200
+"""Objects that are looked at, and deleted, for one account in one go."""
 
 Written = Literal["same", "created", "renewed", "updated", "foreign", "other"]
 """What became of an object. ``renewed``: it got another token; ``updated``: it was put right otherwise. ``foreign``:
@@ -52,12 +51,23 @@ Transition = Literal["Granted", "Revoked", "TokenMinted", "TokenRotated", "Token
 """Reasons of the Normal Events on an account."""
 
 
+class Memory(Protocol):
+    """What is known of an object beside what stands on it: `workers.relations`."""
+
+    def made_for(self, target: Target, uid: str) -> Account | None:
+        """Return the account that the object with this uid was made for."""
+
+    def forget(self, target: Target) -> None:
+        """There is no such object any more."""
+
+
 class Writer:
     """Reads and writes single objects for the reconcilers."""
 
-    def __init__(self, bus: Bus, client: KubeClient) -> None:
+    def __init__(self, bus: Bus, client: KubeClient, memory: Memory | None = None) -> None:
         self.bus = bus
         self.client = client
+        self._memory = memory
         self._told: OrderedDict[str, str] = OrderedDict()
         self._unrecorded: deque[Callable[[], Awaitable[None]]] = deque(maxlen=REMEMBERED)
 
@@ -68,10 +78,23 @@ class Writer:
         except NotFoundError:
             return None
 
+    def is_ours(self, target: Target, existing: Existing, account: Account | None) -> bool:
+        """Tell whether Tether made this for an account: by its marks, or by its uid where they were taken off."""
+        if existing.belongs_to(account):
+            return True
+        memory = self._memory
+        return account is not None and memory is not None and memory.made_for(target, existing.uid) == account
+
     async def ensure(
-        self, run: Run, manifest: Manifest, permit: Callable[[], Awaitable[None]], *, action: str
+        self,
+        run: Run,
+        manifest: Manifest,
+        permit: Callable[[], Awaitable[None]],
+        *,
+        action: str,
+        claims: Callable[[Existing], bool] | None = None,
     ) -> Written:
-        """Bring one object to what it should be.
+        """Bring one object to what it should be. ``claims`` tells of one without our marks whether it is ours.
 
         ``permit`` is awaited before anything is written and raises if it may not be. ``action`` is the audit action
         of a creation and of another token in it, and repairs are recorded as ``written``; "" leaves the record to the
@@ -88,7 +111,8 @@ class Writer:
             if action:
                 await self.record(run, action, manifest.target, manifest.account, manifest.tenant)
             return "created"
-        if not existing.belongs_to(manifest.account):
+        ours = self.is_ours(manifest.target, existing, manifest.account) or (claims is not None and claims(existing))
+        if not ours:
             if existing.marked:
                 return "other"
             if same_content(existing.body, manifest.content):
@@ -117,31 +141,32 @@ class Writer:
     ) -> bool:
         """Delete in this order what of these was made for an account; tell whether there was anything to delete.
 
-        One that cannot be deleted holds up no other, and the records come after all of them. No more than MOST_REMOVED
-        in one go: whoever may write at home may make any number of objects that look like ours. Raises the first
-        KubeError, or a ConflictError where more are left.
+        One that cannot be deleted holds up no other, and the records come after all of them. No more than MOST_AT_ONCE
+        are looked at, since whoever may write at home may make any number of objects that look like ours. Raises the
+        first KubeError, or a ConflictError where more are left.
         """
         failure: KubeError | None = None
-        removed = 0
-        for target in targets:
-            if removed >= MOST_REMOVED:
-                failure = failure or ConflictError(f"more than {MOST_REMOVED} objects of {account} are to be deleted")
+        removed = False
+        for at, target in enumerate(targets):
+            if at == MOST_AT_ONCE:
+                failure = failure or ConflictError(f"more than {at} objects of {account} are to be looked at")
                 break
             try:
-                removed += await self._remove(run, target, account, action=action, tenant=tenant)
+                removed |= await self._remove(run, target, account, action=action, tenant=tenant)
             except KubeError as error:
                 failure = failure or error
         await self.record_all()
         if failure is not None:
             raise failure
-        return removed > 0
+        return removed
 
     async def _remove(self, run: Run, target: Target, account: Account | None, *, action: str, tenant: str) -> bool:
         existing = await self.read(target)
-        if existing is None or not existing.belongs_to(account):
+        if existing is None and self._memory is not None:
+            self._memory.forget(target)
+        if existing is None or not self.is_ours(target, existing, account):
             return False
-        tenant = tenant or existing.annotations.get(ANNOTATION_TENANT, "")
-        return await self.delete(run, target, existing.uid, account, action=action, tenant=tenant)
+        return await self.delete(run, target, existing.uid, account, action=action, tenant=tenant or existing.tenant)
 
     async def delete(
         self, run: Run, target: Target, uid: str, account: Account | None, *, action: str, tenant: str

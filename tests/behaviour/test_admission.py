@@ -14,6 +14,8 @@ import msgspec
 import pytest
 
 from eventcore.kube import api_path
+from tests.behaviour.states import Whole
+from tests.behaviour.tampering import Tamper, hold, hold_while_it_goes, mark_for_another, strip
 from tether import manifests
 
 if TYPE_CHECKING:
@@ -175,6 +177,24 @@ async def test_tether_does_all_its_work_under_the_policies(
         await cluster.restart("watcher", "router", "worker")
         for obj in reversed(rights):
             await tenancy.admin.delete(await applier.path(obj))
+
+
+@pytest.mark.parametrize("tamper", [strip, mark_for_another, hold, hold_while_it_goes])
+async def test_what_an_account_does_to_its_objects_at_home_is_no_rescue_under_the_policies_either(
+    cluster: Any, worker: Client, tenancy: Tenancy, tamper: Tamper
+) -> None:
+    # Given an account that has everything, under the policies
+    await tenancy.make()
+    account = Whole(tenancy)
+    token = await account.has()
+
+    # When it spoils the marks of what it has or holds it, and is switched off
+    async with cluster.client(cluster.as_token(token, direct=True)) as client:
+        await tamper(client, account)
+    await tenancy.apply(tenancy.account(**{ENABLED: "false"}))
+
+    # Then nothing is left
+    await account.has_nothing(token, owner=True)
 
 
 async def test_with_the_workers_account_nobody_grants_anything_else(

@@ -18,6 +18,7 @@ Tenancy = Any
 Object = dict[str, Any]
 ACCOUNT = "gitops-reconciler"
 ENABLED = "capsule.addon.fluxcd/enabled"
+COMPONENT = "capsule-tether.io/component"
 PROMOTE = "owner.projectcapsule.dev/promote"
 CONFIGURATION = api_path("capsule.clastix.io", "v1beta2", "capsuleconfigurations", name="default")
 
@@ -189,6 +190,49 @@ async def test_a_promoted_account_is_an_owner_while_it_is_promoted_and_the_confi
     with converging("promotion switched off in the CapsuleConfiguration"):
         await account.has_nothing(first, second)
     await Whole(tenancy).has(name)
+
+
+async def test_an_owner_with_the_role_admin_gets_no_more_by_an_account_that_it_makes_and_promotes(
+    tenancy: Tenancy, until: Any
+) -> None:
+    # Given a tenant that may promote, whose owner is bound to admin in its namespaces and to nothing more
+    await tenancy.make()
+    spec = {"permissions": {"allowOwnerPromotion": True}, "additionalRoleBindings": []}
+    await tenancy.admin.merge_patch(tenant_path(tenancy.name), {"spec": spec})
+    name = await tenancy.make_usable("production")
+    await tenancy.make_users(f"system:serviceaccounts:{name}")
+    quotas = api_path("", "v1", "resourcequotas", namespace=name)
+    body = {"metadata": {"name": "mine"}, "spec": {"hard": {"pods": "1"}}}
+    async with promoting(tenancy), tenancy.flux() as owner:
+        assert (await owner.post(quotas, body)).status == 403
+
+        # When it makes an account there, enables it and promotes it
+        async def made() -> bool:
+            metadata = {"name": ACCOUNT, "annotations": {ENABLED: "true"}, "labels": {PROMOTE: "true"}}
+            path = service_account(name)
+            return bool((await owner.post(path.rpartition("/")[0], {"metadata": metadata})).status == 201)
+
+        await until(made)
+
+        # Then that has a token and a kubeconfig, and no role but those of Capsule's owners
+        account = Whole(tenancy, ACCOUNT, name)
+        token = await account.has(name)
+        async with tenancy.cluster.wire(token) as client, tenancy.cluster.wire(token, direct=True) as direct:
+            for door in (client, direct):
+                assert (await door.post(quotas, body)).status == 403
+
+        # And a role of before, with or without our marks, is taken back
+        marks = {COMPONENT: "rbac"}, {"capsule-tether.io/account": f"{name}/{ACCOUNT}"}
+        before = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": ACCOUNT, "namespace": name, "labels": marks[0], "annotations": marks[1]},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [account.subject],
+        }
+        await tenancy.apply(before)
+        await tenancy.gone("RoleBinding", name, ACCOUNT)
+        await account.has(name)
 
 
 async def test_an_account_with_a_url_of_its_own_gets_it_in_every_kubeconfig_until_it_is_taken_off(

@@ -5,92 +5,78 @@ Each of these is done with the account's own token at the API server itself; the
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from eventcore.kube import api_path
-from tests.behaviour.states import MARK, RBAC, Whole
-
-if TYPE_CHECKING:
-    from eventcore.kube import KubeClient
+from tests.behaviour.conftest import ACCOUNT, ENABLED
+from tests.behaviour.states import Whole
+from tests.behaviour.tampering import (
+    Tamper,
+    flood,
+    freeze,
+    hold,
+    hold_while_it_goes,
+    make_anew,
+    mark_for_another,
+    name_another_object,
+    name_no_tenant,
+    strip,
+)
 
 pytestmark = pytest.mark.xdist_group("cluster")
 
 Tenancy = Any
-Object = dict[str, Any]
-Tamper = Callable[["KubeClient", Whole], Awaitable[None]]
-ACCOUNT = "gitops-reconciler"
-TOKEN = f"{ACCOUNT}-token"
-ENABLED = "capsule.addon.fluxcd/enabled"
-COMPONENT = "capsule-tether.io/component"
-TENANT = "capsule-tether.io/tenant"
-BINDING = "capsule-tether.io/binding"
-HOLD = {"metadata": {"finalizers": ["example.com/hold"]}}
-MANY = 130
-"""Objects that look like ours: more than are deleted for an account in one go."""
 
 
-def secret(home: str, name: str = "") -> str:
-    return api_path("", "v1", "secrets", namespace=home, name=name)
+@pytest.mark.parametrize("tamper", [strip, mark_for_another, make_anew])
+async def test_a_binding_at_home_whose_marks_are_gone_is_marked_again_and_goes_with_the_tenant(
+    tenancy: Tenancy, until: Any, tamper: Tamper
+) -> None:
+    # Given an account that has everything
+    await tenancy.make()
+    account = Whole(tenancy)
+    token = await account.has()
+    marks = (await tenancy.must("RoleBinding", tenancy.home, ACCOUNT))["metadata"]["annotations"]
+
+    # When it takes our marks off, or writes them anew, then they are put back
+    async with tenancy.cluster.client(tenancy.cluster.as_token(token, direct=True)) as client:
+        await tamper(client, account)
+
+    async def marked() -> bool:
+        found = await tenancy.get("RoleBinding", tenancy.home, ACCOUNT)
+        return bool(found and found["metadata"].get("annotations") == marks and found["subjects"] == [account.subject])
+
+    await until(marked)
+    await account.has()
+
+    # And when its Tenant is deleted and it is switched off, then nothing is left, least of all its role at home
+    await tenancy.admin.delete(api_path("capsule.clastix.io", "v1beta2", "tenants", name=tenancy.name))
+    path = api_path("", "v1", "serviceaccounts", namespace=tenancy.home, name=ACCOUNT)
+    await tenancy.admin.merge_patch(path, {"metadata": {"annotations": {ENABLED: None}}})
+    await account.has_nothing(token)
 
 
-def role_binding(home: str, name: str = "") -> str:
-    return api_path(RBAC, "v1", "rolebindings", namespace=home, name=name)
+@pytest.mark.parametrize("tamper", [strip, mark_for_another])
+async def test_marks_that_are_taken_off_while_nobody_works_are_no_rescue(tenancy: Tenancy, tamper: Tamper) -> None:
+    # Given an account that has everything, and a namespace of its tenant that leaves it
+    await tenancy.make()
+    account = Whole(tenancy)
+    token = await account.has()
 
+    # When it takes the marks off everything while router and workers are down, and is switched off meanwhile
+    await tenancy.cluster.stop("router", "worker")
+    try:
+        async with tenancy.cluster.client(tenancy.cluster.as_token(token, direct=True)) as client:
+            await tamper(client, account)
+        path = api_path("", "v1", "serviceaccounts", namespace=tenancy.home, name=ACCOUNT)
+        await tenancy.admin.merge_patch(path, {"metadata": {"annotations": {ENABLED: None}}})
+    finally:
+        await tenancy.cluster.start()
 
-def places(account: Whole) -> list[str]:
-    """Return what of an account stands at home."""
-    names = (TOKEN, f"{TOKEN}-1", f"{ACCOUNT}-kubeconfig")
-    return [role_binding(account.home, ACCOUNT), *(secret(account.home, name) for name in names)]
-
-
-async def name_no_tenant(client: KubeClient, account: Whole) -> None:
-    """Let every object name a Tenant whose path is that of all Tenants."""
-    for place in places(account):
-        await client.merge_patch(place, {"metadata": {"annotations": {TENANT: ""}}})
-
-
-async def name_another_object(client: KubeClient, account: Whole) -> None:
-    """Let every object name Tenants and Secrets that are paths of their own."""
-    for place in places(account):
-        patch = {"metadata": {"annotations": {TENANT: "../../namespaces", BINDING: ".."}}}
-        await client.merge_patch(place, patch)
-
-
-async def hold(client: KubeClient, account: Whole) -> None:
-    """Put a finalizer on every object, which nobody takes off."""
-    for place in places(account):
-        await client.merge_patch(place, HOLD)
-
-
-async def hold_while_it_goes(client: KubeClient, account: Whole) -> None:
-    """Put a finalizer on every object, and delete it: a RoleBinding that is being deleted still binds."""
-    await hold(client, account)
-    for place in places(account)[1:]:
-        await client.delete(place)
-
-
-async def freeze(client: KubeClient, account: Whole) -> None:
-    """Make every Secret immutable."""
-    for place in places(account)[1:]:
-        await client.merge_patch(place, {"immutable": True})
-
-
-async def flood(client: KubeClient, account: Whole) -> None:
-    """Make many objects that look like ours and come first by their name."""
-    marks: Object = {"labels": {COMPONENT: "rbac"}, "annotations": {MARK: f"{account.home}/{ACCOUNT}", TENANT: ""}}
-    reference = {"apiGroup": RBAC, "kind": "ClusterRole", "name": "view"}
-    limit = asyncio.Semaphore(16)
-
-    async def make(number: int) -> None:
-        body = {"metadata": {"name": f"a{number}", **marks}, "roleRef": reference, "subjects": [account.subject]}
-        async with limit:
-            await client.create(role_binding(account.home), body)
-
-    await asyncio.gather(*(make(number) for number in range(MANY)))
+    # Then nothing is left when they are back
+    await account.has_nothing(token, owner=True)
 
 
 @pytest.mark.parametrize("tamper", [name_no_tenant, name_another_object, hold, hold_while_it_goes, freeze, flood])

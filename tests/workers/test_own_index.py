@@ -1,0 +1,80 @@
+"""Objects that Tether made stay known by their uid, whatever is done to their marks, until they are gone."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventcore.keys import ObjectKey
+from eventcore.objects import Meta
+from workers.own_index import OwnIndex
+from workers.ownership import Account
+
+OIL, GAS = Account("oil-system", "deployer"), Account("gas-system", "deployer")
+KEY = ObjectKey("Secret", "oil-system", "deployer-token-1")
+
+
+def meta(account: Account | None, uid: str = "u1") -> Meta:
+    annotations = {"capsule-tether.io/account": str(account)} if account else {}
+    labels = {"capsule-tether.io/component": "token"}
+    return Meta(name=KEY.name, namespace=KEY.namespace, uid=uid, labels=labels, annotations=annotations)
+
+
+def test_one_whose_marks_are_taken_off_is_looked_for_until_it_is_found_gone() -> None:
+    index = OwnIndex()
+    index.apply(KEY, None, meta(OIL))
+    assert index.lost(OIL) == []
+
+    index.apply(KEY, meta(OIL), None, meta(OIL))
+
+    assert (index.of(OIL), index.lost(OIL, "token"), index.lost(OIL, "rbac")) == ([], [KEY], [])
+    assert (index.made_for(KEY, "u1"), index.made_for(KEY, "u2")) == (OIL, None)
+    assert index.losers() == {OIL}
+
+    index.forget(KEY)
+
+    assert (index.lost(OIL), index.losers(), index.made_for(KEY, "u1")) == ([], set(), None)
+
+
+def test_one_that_says_it_was_made_for_another_is_still_the_first_ones() -> None:
+    index = OwnIndex()
+    index.apply(KEY, None, meta(OIL))
+
+    index.apply(KEY, meta(OIL), meta(GAS))
+
+    assert index.made_for(KEY, "u1") == OIL
+    assert index.lost(OIL) == [KEY]
+    assert [one.key for one in index.of(GAS)] == [KEY]
+
+    # And one that was made anew is another one.
+    index.apply(KEY, meta(GAS), meta(GAS, "u2"))
+    assert (index.made_for(KEY, "u2"), index.lost(OIL)) == (GAS, [])
+
+
+def test_a_tombstone_that_is_all_that_is_left_tells_it_too() -> None:
+    index = OwnIndex()
+
+    index.apply(KEY, None, None, meta(OIL))
+
+    assert (index.lost(OIL), index.made_for(KEY, "u1")) == ([KEY], OIL)
+
+
+STATES = st.sampled_from([None, *((account, uid) for account in (OIL, GAS, None) for uid in ("u1", "u2"))])
+
+
+@given(st.lists(st.tuples(STATES, st.booleans()), max_size=12))
+def test_nothing_is_kept_of_more_objects_than_there_are(
+    steps: list[tuple[tuple[Account | None, str] | None, bool]],
+) -> None:
+    index, old = OwnIndex(), None
+    for state, buried in steps:
+        new = meta(*state) if state else None
+        gone = old if state is None and buried else None
+        index.apply(KEY, old, new, gone)
+        old = new
+        found = [account for account in (OIL, GAS) if KEY in index.lost(account)]
+        assert len(found) <= 1
+        shown = [account for account in (OIL, GAS) if index.has(account)]
+        assert not set(found) & set(shown)
+        if new is not None and state is not None and state[0] is not None:
+            assert index.made_for(KEY, new.uid) is not None

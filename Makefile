@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test proofs check format clean kube-test kube-up kube-down hostile fuzz mutants bench-proxy
+.PHONY: help setup demo test proofs check format clean kube-test kube-up kube-down hostile attack fuzz mutants bench-proxy
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ kube-down: setup ## end it
 
 hostile: setup ## send hostile requests to a running proxy; the last line is JSON
 	@$(BIN)/python -m tests.hostile.run
+
+attack: setup ## attack a whole Tether (ATTACK=quick: half of it; CLUSTER=real) beside a victim; the last line is JSON
+	@if [ "$(CLUSTER)" = real ]; then PYTHONPATH=tests $(BIN)/python -m controlplane build; fi
+	@PYTHONPATH=tests $(BIN)/python -m tests.attack.run $(if $(filter quick,$(ATTACK)),--quick) --cluster $(or $(CLUSTER),embedded)
 
 fuzz: setup ## feed the proxy's parsers, guided by coverage, FUZZ_SECONDS (20) each; the last line is JSON
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -148,6 +148,9 @@ def shown_to_itself(subject: Any, target: str) -> Attack:
 async def _take(ground: Ground, subject: Object, target: str) -> None:
     """Write the setting, and ask for what it says as soon as Tether has read it."""
     stage = ground.stage
+    # With a ProxySetting a tenant shows its own namespaces to whom it likes.
+    stage.shared.update({stage.field})
+    ground.later(_not_shared(stage))
     collection = api_path(*_SETTINGS, namespace=stage.field)
     body = {
         "apiVersion": "capsule.clastix.io/v1beta1",
@@ -168,6 +171,14 @@ async def _take(ground: Ground, subject: Object, target: str) -> None:
         Ask(method="DELETE", path=collection),
     ):
         await judge(ground, door, ask)
+
+
+def _not_shared(stage: Stage) -> Callable[[], Awaitable[None]]:
+    async def clear() -> None:
+        await asyncio.sleep(0)
+        stage.shared.clear()
+
+    return clear
 
 
 async def _read(stage: Stage, setting: str) -> None:

@@ -104,6 +104,7 @@ class Engine:
         before = {name: one for name, one in (await stage.processes()).items() if one is not None}
         stage.victim = Tenancy(stage.cluster, stage.admin)
         victim = Victim(stage.victim)
+        victim.shared = stage.shared
         grounds = [Ground(stage) for _ in cases]
         attacks = [case.attack(ground) for case, ground in zip(cases, grounds, strict=True)]
         whole = Found()

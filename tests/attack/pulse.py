@@ -92,7 +92,7 @@ class Pulse:
             answer = await client.get(_NAMESPACES)
         if answer.status == 200:
             shown = {item["metadata"]["name"] for item in answer.body["items"]}
-            self.leaked += of_list(shown, {self._stage.foreign}).leaked
+            self.leaked += of_list(shown, {self._stage.foreign} | self._stage.shared).leaked
             if self._stage.foreign not in shown:
                 return 404, "its own namespace is missing"
         return answer.status, _why(answer.body)

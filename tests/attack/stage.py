@@ -62,6 +62,7 @@ class Stage:
         self.bystander_token = ""
         self.bystander_uid = ""
         self._stack = stack
+        self.shared: set[str] = set()  # namespaces of the hostile tenant that it shows to others, as it may
         self._doors: dict[tuple[Who, bool], Client] = {}
         self._session: aiohttp.ClientSession | None = None
 

@@ -55,6 +55,7 @@ class Victim:
         self.revoked: dict[str, float] = {}
         self.token = ""
         self.minted = ""  # a token that it made for itself, if it did
+        self.shared: set[str] = set()  # what others show it of their own
         self._spoil = spoil or {}
         self._tampers = tampers
 
@@ -101,7 +102,7 @@ class Victim:
             if answer is None or answer.status != 200:
                 return False
             shown = {item["metadata"]["name"] for item in answer.body["items"]}
-            self.found.add(of_list(shown, {self.namespace}))
+            self.found.add(of_list(shown, {self.namespace} | self.shared))
             return self.namespace in shown
 
         await self._until("exactly its own listed", listed)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventcore import logs
-from tests.attack import acting, floods, leaving, objects, requests, revocation, sizes, wire
+from tests.attack import acting, drawn, floods, leaving, objects, requests, revocation, sizes, wire
 from tests.attack.cases import half
 from tests.attack.engine import Engine, say
 from tests.attack.stage import SETTINGS, staged
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 def all_cases() -> list[Case]:
     """Return every case; each name is its own."""
     return [
-        case for room in (objects, sizes, requests, revocation, acting, floods, wire, leaving) for case in room.cases()
+        case
+        for room in (objects, sizes, drawn, requests, revocation, acting, floods, wire, leaving)
+        for case in room.cases()
     ]
 
 

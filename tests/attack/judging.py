@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TIMES: Final = 3
 FLOOR_SECONDS: Final = 2.0
+ONBOARDING_FLOOR_SECONDS: Final = 10.0
+"""Who is new takes its turn among others that are; a revocation does not wait for them."""
 HOLD_SECONDS: Final = 3.0
 """An answer to the victim, or of a process to its probe, that takes longer is one that did not come."""
 GROWN_TIMES: Final = 2
@@ -93,26 +95,26 @@ class Baseline(msgspec.Struct, frozen=True):
         medians = {step: statistics.median(values) for step, values in steps.items()}
         return cls(medians, {name: one.memory for name, one in processes.items()})
 
-    def limit(self, step: str) -> float:
+    def limit(self, step: str, floor: float = FLOOR_SECONDS) -> float:
         """Return how long a step may take, in seconds."""
-        return max(TIMES * self.seconds[step], FLOOR_SECONDS)
+        return max(TIMES * self.seconds[step], floor)
 
 
 def of_revocation(took: Mapping[str, float], baseline: Baseline) -> Found:
     """Judge the steps of a revocation by what is usual."""
-    return Found(late=_slow(took, baseline))
+    return Found(late=_slow(took, baseline, FLOOR_SECONDS))
 
 
 def of_onboarding(took: Mapping[str, float], baseline: Baseline) -> Found:
     """Judge the steps before it by the same measure: who waits is stopped."""
-    return Found(slow=_slow(took, baseline))
+    return Found(slow=_slow(took, baseline, ONBOARDING_FLOOR_SECONDS))
 
 
-def _slow(took: Mapping[str, float], baseline: Baseline) -> list[str]:
+def _slow(took: Mapping[str, float], baseline: Baseline, floor: float) -> list[str]:
     return [
         f"{step}: after {seconds:.1f} s, usual are {baseline.seconds[step]:.1f} s"
         for step, seconds in took.items()
-        if seconds > baseline.limit(step)
+        if seconds > baseline.limit(step, floor)
     ]
 
 

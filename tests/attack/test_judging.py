@@ -40,8 +40,8 @@ def test_a_revocation_is_not_late_below_the_floor() -> None:
 
 
 def test_who_waits_for_its_onboarding_is_stopped() -> None:
-    assert of_onboarding({"copies gone": 2.1}, USUAL).slow
-    assert not of_onboarding({"copies gone": 1.9}, USUAL)
+    assert of_onboarding({"copies gone": 10.1}, USUAL).slow
+    assert not of_onboarding({"copies gone": 9.9}, USUAL)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ KEYS_FLOOR: Final = 10.0
 """Least seconds between two readings of the keys, so that tokens with invented key ids cost the API server nothing."""
 _UNREADABLE: Final = (jwt.PyJWTError, msgspec.ValidationError, ValueError, RecursionError)
 """What reading a token raises that is none: JSON may be of any depth, and its numbers of any length."""
+_JUDGED_HERE: Final[Any] = {"verify_aud": False, "verify_exp": False, "verify_nbf": False, "verify_iat": False}
 _CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
 
 
@@ -141,23 +142,21 @@ class LocalTokens:
 
     async def verify(self, token: str) -> Verified | None:
         """Return whom the token proves, None when only a review can tell."""
-        claims = self._candidate(token)
-        if claims is None:
+        if not self._may_be(token):
             return None
-        signed = await self._signed(token)
+        claims = await self._signed(token)
         # Grants may have changed while the keys were read: what is returned is true at this moment.
-        if signed is None or signed != claims or not self._grants_name(claims) or not self._good(claims):
+        if claims is None or not self._grants_name(claims) or not self._good(claims):
             return None
         return _verified(claims)
 
-    def _candidate(self, token: str) -> _Claims | None:
-        """Return what the token says of itself if that could be true; nothing of it is believed yet."""
+    def _may_be(self, token: str) -> bool:
+        """Tell whether what the token says of itself could be true; nothing of it is believed yet."""
         try:
             raw = jwt.decode_complete(token, options={"verify_signature": False})
-            claims = msgspec.convert(raw["payload"], _Claims)
+            return self._grants_name(msgspec.convert(raw["payload"], _Claims))
         except _UNREADABLE:
-            return None
-        return claims if self._grants_name(claims) else None
+            return False
 
     def _grants_name(self, claims: _Claims) -> bool:
         claim = claims.kubernetes
@@ -183,16 +182,11 @@ class LocalTokens:
     async def _signed(self, token: str) -> _Claims | None:
         """Return the claims if one of the cluster's keys signed them."""
         try:
-            header = jwt.get_unverified_header(token)
-            algorithm, key_id = header.get("alg"), header.get("kid")
-            if algorithm not in ALGORITHMS or not isinstance(key_id, str) or "crit" in header:
+            found = await self._keys.find(jwt.get_unverified_header(token).get("kid", ""))
+            if found is None:
                 return None
-            found = await self._keys.find(key_id)
             # The key says which algorithm it is for; the token does not choose.
-            if found is None or found.algorithm_name != algorithm:
-                return None
-            options: Any = dict.fromkeys(("verify_aud", "verify_exp", "verify_nbf", "verify_iat"), False)
-            payload = jwt.decode(token, found.key, algorithms=[found.algorithm_name], options=options)
+            payload = jwt.decode(token, found.key, algorithms=[found.algorithm_name], options=_JUDGED_HERE)
             return msgspec.convert(payload, _Claims)
         except _UNREADABLE:
             return None

@@ -16,6 +16,8 @@ from eventcore.kube import api_path
 from proxycore.local_tokens import ISSUER_PATH, KEYS_FLOOR, KEYS_PATH, KEYS_TTL, ClusterKeys, LocalTokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventcore.keys import Key
 
 NOW = 1_000_000.0
@@ -40,6 +42,8 @@ class Server:
         self.keys = [jwk(RSA, "k1"), jwk(CURVE, "k2")]
         self.asked: list[str] = []
         self.away = False
+        self.issuer = ISSUER
+        self.meanwhile: Callable[[], object] = lambda: None
 
     async def get(self, path: str, /, *, accept: str = "application/json") -> bytes:
         self.asked.append(path)
@@ -47,7 +51,8 @@ class Server:
             raise KubeError("406: Not Acceptable")
         if self.away:
             raise KubeUnreachableError("away")
-        return msgspec.json.encode({"issuer": ISSUER} if path == ISSUER_PATH else {"keys": self.keys})
+        self.meanwhile()
+        return msgspec.json.encode({ISSUER_PATH: {"issuer": self.issuer}, KEYS_PATH: {"keys": self.keys}}[path])
 
 
 class Parts:
@@ -104,7 +109,22 @@ async def test_a_token_of_a_live_account_record_is_believed_without_a_review(par
         "system:serviceaccounts:oil-system",
         "system:authenticated",
     )
+    assert found.identity.extra == {"authentication.kubernetes.io/credential-id": ("JTI=j",)}
     assert (found.secret_uid, found.expiry) == ("secret-1", NOW + 600)
+    assert parts.server.asked == ["/.well-known/openid-configuration", "/openid/v1/jwks"]
+
+
+async def test_a_token_without_an_id_has_no_credential_id(parts: Parts) -> None:
+    found = await parts.tokens.verify(signed(jti=""))
+
+    assert found is not None
+    assert found.identity.extra == {}
+
+
+async def test_the_time_of_a_token_is_judged_by_the_api_servers_clock_alone(parts: Parts) -> None:
+    parts.now = 10_000_000_000.0  # long after the clock of this machine
+
+    assert await parts.tokens.verify(signed(nbf=parts.now, iat=parts.now, exp=parts.now + 0.1)) is not None
 
 
 def segment(text: str) -> str:
@@ -159,6 +179,7 @@ def public_key_as_secret() -> str:
         pytest.param(signed(about={"namespace": "gas-system"}), id="another namespace"),
         pytest.param(signed(about={"serviceaccount": {"name": "sa", "uid": "u0"}}), id="the account before"),
         pytest.param(signed(about={"secret": {"name": "s1", "uid": "secret-0"}}), id="a rotated Secret"),
+        pytest.param(signed(about={"secret": {"name": "s2", "uid": "secret-1"}}), id="another Secret's name"),
         pytest.param(signed(about={"secret": None}), id="bound to nothing"),
         pytest.param("not.a.token", id="no token"),
         pytest.param(signed()[:-8] + "AAAAAAAA", id="signature changed"),
@@ -167,6 +188,50 @@ def public_key_as_secret() -> str:
 async def test_any_other_token_is_left_to_a_review(parts: Parts, token: str) -> None:
     assert await parts.tokens.verify(token) is None
     assert await parts.tokens.verify(signed()) is not None
+
+
+async def test_the_token_of_every_generation_of_the_grant_is_believed(parts: Parts) -> None:
+    second = BoundSecret(name="s2", uid="secret-2", generation=2)
+    parts.grants[GRANT.key()] = msgspec.structs.replace(GRANT, secrets=(*GRANT.secrets, second))
+
+    for about in ({"name": "s1", "uid": "secret-1"}, {"name": "s2", "uid": "secret-2"}):
+        assert await parts.tokens.verify(signed(about={"secret": about})) is not None
+
+
+ODD_KEYS = {
+    "of another algorithm": (jwk(OTHER, "odd", alg="RS512"), signed(OTHER, "odd", "RS512")),
+    "for encryption": (jwk(OTHER, "odd", use="enc"), signed(OTHER, "odd")),
+    "without an id": (jwk(OTHER, ""), signed(OTHER, "")),
+    "of no kind": ({"kty": "none", "kid": "odd"}, signed(OTHER, "odd")),
+}
+
+
+@pytest.mark.parametrize(("odd", "token"), ODD_KEYS.values(), ids=ODD_KEYS)
+async def test_an_odd_key_of_the_cluster_proves_nothing_and_keeps_no_other_from_it(
+    parts: Parts, odd: dict[str, Any], token: str
+) -> None:
+    parts.server.keys.insert(0, odd)
+
+    assert await parts.tokens.verify(token) is None
+    assert await parts.tokens.verify(signed()) is not None
+
+
+async def test_a_key_that_does_not_say_what_it_is_for_signs(parts: Parts) -> None:
+    parts.server.keys = [{name: value for name, value in jwk(RSA, "k1").items() if name != "use"}]
+
+    assert await parts.tokens.verify(signed()) is not None
+
+
+async def test_of_a_cluster_that_names_no_issuer_nothing_is_believed(parts: Parts) -> None:
+    parts.server.issuer = ""
+
+    assert await parts.tokens.verify(signed(iss="")) is None
+
+
+async def test_a_grant_that_names_no_uid_is_nobodys(parts: Parts) -> None:
+    parts.grants[GRANT.key()] = msgspec.structs.replace(GRANT, uid="")
+
+    assert await parts.tokens.verify(signed(about={"serviceaccount": {"name": "sa", "uid": ""}})) is None
 
 
 async def test_without_current_grants_or_a_grant_nothing_is_believed_here(parts: Parts) -> None:
@@ -179,6 +244,14 @@ async def test_without_current_grants_or_a_grant_nothing_is_believed_here(parts:
     assert parts.server.asked == []
 
 
+@pytest.mark.parametrize("lost", ["grants", "freshness"])
+async def test_a_grant_that_ends_while_the_keys_are_read_gives_nothing(parts: Parts, lost: str) -> None:
+    parts.server.meanwhile = parts.grants.clear if lost == "grants" else lambda: setattr(parts, "fresh", False)
+
+    assert await parts.tokens.verify(signed()) is None
+    assert parts.server.asked == [ISSUER_PATH, KEYS_PATH]
+
+
 async def test_no_audience_is_believed_that_the_api_server_did_not_take(parts: Parts) -> None:
     tokens = LocalTokens(parts.keys, lambda: parts, lambda: True, clock=lambda: NOW)
 
@@ -187,6 +260,11 @@ async def test_no_audience_is_believed_that_the_api_server_did_not_take(parts: P
 
     assert before is None
     assert await tokens.verify(signed()) is not None
+
+    tokens.learn(frozenset({"another"}))
+
+    assert await tokens.verify(signed()) is not None
+    assert await tokens.verify(signed(aud=["yet another"])) is None
 
 
 async def test_a_new_key_is_read_at_once_but_not_more_often_than_the_floor(parts: Parts) -> None:
@@ -202,11 +280,29 @@ async def test_a_new_key_is_read_at_once_but_not_more_often_than_the_floor(parts
     assert len(parts.server.asked) == 4
 
 
+async def test_the_keys_are_read_again_when_their_time_is_over_and_not_before(parts: Parts) -> None:
+    token = signed(exp=NOW + 10 * KEYS_TTL)
+    asked = []
+
+    for seconds in (0, KEYS_TTL - 1, 1):
+        parts.now += seconds
+        assert await parts.tokens.verify(token) is not None
+        asked.append(len(parts.server.asked))
+
+    assert asked == [2, 2, 4]
+
+
+async def test_without_the_api_server_nothing_is_believed_and_nothing_fails(parts: Parts) -> None:
+    parts.server.away = True
+
+    assert await parts.tokens.verify(signed()) is None
+
+
 async def test_a_withdrawn_key_is_not_believed_past_its_time_and_neither_is_an_absent_server(parts: Parts) -> None:
     token = signed(exp=NOW + 10 * KEYS_TTL)
     assert await parts.tokens.verify(token) is not None
     parts.server.away = True
-    parts.now += KEYS_TTL + 1
+    parts.now += KEYS_TTL
     assert await parts.tokens.verify(token) is None
 
     parts.server.away = False

@@ -144,7 +144,7 @@ PARSERS: Final[dict[str, list[Case]]] = {
         events.Event.of_headers,
         lambda length: {"ce-id": "a", "ce-source": "b", "ce-type": "c", "ce-time": "9" * length},
     ),
-    "eventcore.keys:encode": _cases(keys.encode.__wrapped__, *runs("a", ".", "é"), most=20_000),
+    "eventcore.keys:_encode": _cases(keys._encode, *runs("a", ".", "é"), most=20_000),
     "eventcore.keys:decode": _cases(keys.decode, *runs("a", "=2E", "="), most=60_000),
     "eventcore.kube_errors:_retry_after": _cases(kube_errors._retry_after, *runs("9", "a ", " 9")),
     "eventcore.logs:redact": _cases(
@@ -208,7 +208,7 @@ PARSERS: Final[dict[str, list[Case]]] = {
         lambda length: "watch=1&resourceVersion=" + "0" * length,
         most=listquery.LONGEST_QUERY,
     ),
-    "proxycore.local_tokens:LocalTokens._candidate": _cases(_TOKENS._candidate, _jwt, *runs(".", "AAAA")),
+    "proxycore.local_tokens:LocalTokens._may_be": _cases(_TOKENS._may_be, _jwt, *runs(".", "AAAA")),
     "proxycore.merging:place_of": _cases(
         merging.place_of,
         *runs("AAAA", "="),

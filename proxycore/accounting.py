@@ -11,6 +11,7 @@ from proxycore.authentication import digest_of
 from proxycore.headers import asked_identity, bearer_token, forwarded, wants_upgrade
 from proxycore.measures import STAGES, WATCHES
 from proxycore.patterns import OTHER
+from proxycore.plane.heads import LONGEST_KEPT
 from proxycore.requestinfo import RequestInfo
 
 if TYPE_CHECKING:
@@ -213,5 +214,9 @@ class Asked:
 
     @property
     def lasts(self) -> bool:
-        """Whether its identity comes again: for others, impersonated or seen in one tenant, it is made each time."""
-        return self.acting.own and not self.info.tenant
+        """Whether it comes again as the same objects.
+
+        An identity that is impersonated, or seen in one tenant, is made each time, and so is what is read of a long
+        target.
+        """
+        return self.acting.own and not self.info.tenant and len(self.info.target) <= LONGEST_KEPT

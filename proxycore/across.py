@@ -7,7 +7,6 @@ reads an object under the proxy's own account.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -21,6 +20,7 @@ from proxycore.identities import crossed_namespaces, is_capsule_user, owns_any
 from proxycore.kinds import kind_of
 from proxycore.listquery import ListQuery, encoded, parse_query
 from proxycore.policy import stale
+from proxycore.remembering import Memory
 from proxycore.rights import Question, Rights
 from proxycore.selectors import render
 from proxycore.statuses import RefusedError, bad_request
@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 log = get("proxy.across")
 
 VERBS: Final = frozenset({"list", "watch"})
-MOST_TOLD: Final = 4096
+MOST_TOLD: Final = 32 * 2**20
+SHARE_TOLD: Final = 4 * 2**20
+"""Bytes of what lists told, and of those of one caller."""
+_NAME: Final = 64
 _SHAPED: Final = frozenset({"limit", "continue", "pretty", "includeObject"})
 """Parameters that are made anew for each request upstream."""
 
@@ -114,9 +117,8 @@ def read(info: RequestInfo, kind: str) -> Across:
 class Told:
     """Of which namespaces the last lists told, by caller, kind and resourceVersion: a watch goes on from there."""
 
-    def __init__(self, most: int = MOST_TOLD) -> None:
-        self._most = most
-        self._sets: OrderedDict[tuple[bytes, str, str, str], frozenset[str]] = OrderedDict()
+    def __init__(self, most: int = MOST_TOLD, share: int = SHARE_TOLD) -> None:
+        self._sets: Memory[tuple[bytes, str, str, str], frozenset[str]] = Memory(most=most, share=share)
 
     def get(self, identity: Identity, decision: Across, version: str) -> frozenset[str] | None:
         """Return the namespaces of the list that was answered at a version, None when it is not known."""
@@ -125,10 +127,7 @@ class Told:
     def put(self, identity: Identity, decision: Across, version: str, names: frozenset[str]) -> None:
         """Keep the namespaces of a list."""
         key = self._key(identity, decision, version)
-        self._sets[key] = names
-        self._sets.move_to_end(key)
-        while len(self._sets) > self._most:
-            self._sets.popitem(last=False)
+        self._sets.put(key, names, holder=key[0], size=_NAME * len(names))
 
     def _key(self, identity: Identity, decision: Across, version: str) -> tuple[bytes, str, str, str]:
         return digest(identity), decision.group, decision.resource, version

@@ -8,6 +8,7 @@ still open, and a certificate that another proxy forwards is judged by the same 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
@@ -64,11 +65,12 @@ class ClientCertificates:
     def identify(self, der: bytes) -> Identity | None:
         """Return whom a certificate (DER) names; None when it is not signed, not for clients, or not of this time."""
         now = self._clock()
-        found = self._remembered.get(der)
+        digest = hashlib.sha256(der).digest()
+        found = self._remembered.get(digest)
         if found is None or found.until <= now:
             found = self._judge(der, now)
-            self._remembered[der] = found
-            self._remembered.move_to_end(der)
+            self._remembered[digest] = found
+            self._remembered.move_to_end(digest)
             while len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
         return found.identity

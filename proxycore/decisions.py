@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from proxycore.policy import decide
+from proxycore.policy import Filtered, ListMemory, ListUpstream, WatchMemory, decide
+from proxycore.remembering import Memory, size_of
 
 if TYPE_CHECKING:
     from eventcore.reading import Reader
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from proxycore.policy import Decision
     from proxycore.requestinfo import RequestInfo
 
-MOST: Final = 4096
-"""Decisions that are kept."""
+MOST: Final = 32 * 2**20
+SHARE: Final = 4 * 2**20
+"""Bytes of decisions that are kept, and of those of one caller."""
+_INFO: Final = 1024
 
 
 class Decisions:
@@ -37,7 +40,7 @@ class Decisions:
         self._freshener = freshener
         self._state: tuple[AccessView, int, ObjectsView, int] | None = None
         # By object, not by value: both come from memories of their own. The entry holds them, so no id is used again.
-        self._kept: dict[tuple[int, int], tuple[RequestInfo, Identity, Decision]] = {}
+        self._kept: Memory[tuple[int, int], tuple[RequestInfo, Identity, Decision]] = Memory(most=MOST, share=SHARE)
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -58,9 +61,7 @@ class Decisions:
         if found is not None:
             return found[2]
         decision = decide(info, identity, grants, freshness)
-        if len(self._kept) >= MOST:
-            self._kept.clear()
-        self._kept[key] = info, identity, decision
+        self._kept.put(key, (info, identity, decision), holder=identity.user, size=_size(info, decision))
         return decision
 
     def look(self) -> None:
@@ -77,3 +78,19 @@ class Decisions:
             self._state = access, access.sequence, objects, objects.sequence
             self._kept.clear()
             self.epoch += 1
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept, about."""
+        return self._kept.size
+
+
+def _size(info: RequestInfo, decision: Decision) -> int:
+    size = _INFO + 3 * len(info.target)  # as it came, its path, and what stands in it
+    if isinstance(decision, ListMemory | ListUpstream):
+        size += size_of(decision.query, len(decision.names))
+    elif isinstance(decision, WatchMemory):
+        size += size_of(decision.query)
+    elif isinstance(decision, Filtered):
+        size += size_of(decision.query, len(decision.scope.names))
+    return size

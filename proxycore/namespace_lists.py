@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -11,7 +11,8 @@ from eventcore.clock import now
 from proxycore.passing import NAMESPACES
 from proxycore.policy import ListMemory, ListUpstream, ReadMemory
 from proxycore.protobuf import MEDIA_TYPE, filter_list
-from proxycore.rendered import LARGEST, MOST, RenderedLists
+from proxycore.remembering import Memory, size_of
+from proxycore.rendered import LARGEST, MOST, SHARE, RenderedLists
 from proxycore.replying import compresses, reply
 from proxycore.representations import accepts_json, item_of, negotiate, render_list, render_one, takes
 from proxycore.statuses import RefusedError, bad_gateway, expired, unavailable
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from proxycore.passing import Passing
     from proxycore.plane.exchange import Request
     from proxycore.upstream import Upstream
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 LONGEST_TARGET: Final = 6000
 """Characters of an upstream target; a longer selector would break on servers between, so the list is filtered here."""
@@ -67,8 +65,9 @@ class NamespaceLists:
         self._rendered = RenderedLists()
         self._decisions = decisions
         # By decision, form and second: whole answers of one epoch. The entry holds the decision, so no id comes again.
-        self._answers: dict[tuple[int, str, int], tuple[ListMemory | ReadMemory, bytes]] = {}
-        self._targets: dict[int, tuple[ListUpstream, str]] = {}
+        self._answers: Memory[tuple[int, str, int], tuple[ListMemory | ReadMemory, bytes]]
+        self._answers = Memory(most=MOST, share=SHARE)
+        self._targets: Memory[int, tuple[ListUpstream, str]] = Memory(most=MOST, share=SHARE)
         self._epoch = -1
 
     def ask_at_once(self, asked: Asked, decision: ListUpstream, ends: Ends) -> bool:
@@ -77,7 +76,8 @@ class NamespaceLists:
         kept = self._targets.get(id(decision))
         target = kept[1] if kept is not None else _target(decision.names, decision.query)
         if kept is None and asked.lasts:
-            _keep(self._targets, id(decision), (decision, target))
+            user = asked.acting.identity.user
+            self._targets.put(id(decision), (decision, target), holder=user, size=len(target))
         if len(target) > LONGEST_TARGET:
             return False
         asked.run.route = "list"
@@ -103,7 +103,7 @@ class NamespaceLists:
                 return False
             found = decision, body
             if asked.lasts and len(found[1]) <= LARGEST:
-                _keep(self._answers, key, found)
+                self._answers.put(key, found, holder=asked.acting.identity.user, size=len(body) + len(accept))
         asked.run.route = "memory"
         asked.run.began()
         asked.request.reply(_OK, found[1])
@@ -169,7 +169,13 @@ class NamespaceLists:
 
         # A Table tells ages, in seconds.
         second = int(at.timestamp()) if form == "table" else 0
-        return self._rendered.body((decision.names, query, form, version, second), records, render)
+        return self._rendered.body(
+            (decision.names, query, form, version, second),
+            records,
+            render,
+            holder=asked.acting.identity.user,
+            size=size_of(query, len(decision.names)),
+        )
 
     async def _filtered(self, request: Request, run: Run, identity: Identity, query: ListQuery) -> None:
         if query.continues:
@@ -203,9 +209,3 @@ class NamespaceLists:
 
 def _target(names: frozenset[str], query: ListQuery) -> str:
     return f"{NAMESPACES}?{query.upstream(tuple(sorted(names)))}"
-
-
-def _keep(kept: dict[K, V], key: K, value: V) -> None:
-    if len(kept) >= MOST:
-        kept.clear()
-    kept[key] = value

@@ -4,36 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from proxycore.remembering import Memory
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from eventcore.views import ObjectRecord
 
-MOST: Final = 256
+MOST: Final = 64 * 2**20
+SHARE: Final = 8 * 2**20
 LARGEST: Final = 2**20
-"""Lists or events that are kept, and bytes of one list."""
+"""Bytes of lists that are kept, of those of one caller, and of one list."""
+MOST_LINES: Final = 256
 LARGEST_LINE: Final = 65_536
+"""Events that are kept, and bytes of one."""
+_RECORD: Final = 8
 
 
 class RenderedLists:
     """Keeps bodies by what was asked for; one is used again only while every record in it is the same object."""
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, tuple[list[ObjectRecord], bytes]] = {}
+        self._kept: Memory[Hashable, tuple[list[ObjectRecord], bytes]] = Memory(most=MOST, share=SHARE)
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def body(self, asked: Hashable, records: list[ObjectRecord], render: Callable[[], bytes]) -> bytes:
-        """Return the body; ``asked`` must hold all that it depends on besides the records."""
+    @property
+    def size(self) -> int:
+        """Bytes that are kept, about."""
+        return self._kept.size
+
+    def body(
+        self,
+        asked: Hashable,
+        records: list[ObjectRecord],
+        render: Callable[[], bytes],
+        *,
+        holder: Hashable = "",
+        size: int = 0,
+    ) -> bytes:
+        """Return the body; ``asked`` must hold all that it depends on besides the records, and has about ``size``."""
         found = self._kept.get(asked)
         if found is not None and len(found[0]) == len(records) and all(map(_is, found[0], records)):
             return found[1]
         body = render()
         if len(body) <= LARGEST:
-            if len(self._kept) >= MOST:
-                self._kept.clear()
-            self._kept[asked] = records, body
+            self._kept.put(asked, (records, body), holder=holder, size=len(body) + _RECORD * len(records) + size)
         return body
 
 
@@ -53,7 +70,7 @@ class RenderedEvents:
             return found[1]
         line = render()
         if len(line) <= LARGEST_LINE:
-            if len(self._kept) >= MOST:
+            if len(self._kept) >= MOST_LINES:
                 self._kept.clear()
             self._kept[asked] = record, line
         return line

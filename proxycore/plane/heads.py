@@ -25,6 +25,8 @@ LONGEST_FIELD: Final = 65_536
 MOST_FIELDS: Final = 1024
 LONGEST_KEPT: Final = 512
 """Bytes of a first line, or its target, whose reading is remembered: clients ask for the same few again and again."""
+LONGEST_REMEMBERED: Final = 16_384
+"""Bytes of a block of headers that is remembered for as long as its connection is open."""
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # noqa: S105 - a token of RFC 9110
@@ -62,6 +64,23 @@ class Remembered:
         self.meaning: object = None
 
 
+class _Forgetting(Remembered):
+    """Room for nothing: an open connection of many must not hold what is large."""
+
+    __slots__ = ()
+
+    @property
+    def meaning(self) -> object:
+        return None
+
+    @meaning.setter
+    def meaning(self, _: object) -> None:
+        pass
+
+
+_NOTHING: Final = _Forgetting()
+
+
 class HeadReader:
     """Reads the heads of one connection. A client repeats its headers, so a block like the last is not read again."""
 
@@ -79,7 +98,10 @@ class HeadReader:
         if last is None or block != self._block or minor != self._minor:
             self._last = None  # what is refused is not remembered
             last = _read_block(block, modern=minor == "1")
-            self._last, self._block, self._minor, self.remembered = last, block, minor, Remembered()
+            if len(block) <= LONGEST_REMEMBERED:
+                self._last, self._block, self._minor, self.remembered = last, block, minor, Remembered()
+            else:
+                self._block, self.remembered = b"", _NOTHING
         return RequestHead(
             method=method,
             target=target,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from eventcore.grants import CapsuleUserRef, ConfigGrant, Grant, SubjectGrant, TenantGrant
-from proxycore.decisions import MOST, Decisions
+from proxycore.decisions import MOST, SHARE, Decisions
 from proxycore.identities import Identity
 from proxycore.policy import Forward, Freshness, ListMemory, Refuse
 from proxycore.requestinfo import parse
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from eventcore.views import AccessView, GrantRecord, ObjectRecord, ObjectsView
     from proxycore.freshness import Freshener
 
-DANA = Identity(user="dana")
+DANA, BOB = Identity(user="dana"), Identity(user="bob")
 LIST = parse("GET", "/api/v1/namespaces?resourceVersion=0")
 
 
@@ -115,8 +115,22 @@ def test_what_is_remembered_is_not_used_once_memory_is_old() -> None:
 
 def test_two_callers_are_decided_apart_and_what_is_kept_is_bounded() -> None:
     world = World()
-    for number in range(MOST + 10):
+    for number in range(10_000):
         assert isinstance(world.decisions.decide(LIST, Identity(user=f"user-{number}")), Forward)
 
     assert world.names() == {"oil-1"}
-    assert len(world.decisions) <= MOST
+    assert len(world.decisions) > 1000
+    assert world.decisions.size <= MOST
+
+
+def test_one_callers_decisions_with_long_selectors_take_no_more_than_its_share() -> None:
+    world = World()
+    selector = ",".join(f"a{number}" for number in range(100))
+    kept = world.decisions.decide(LIST, BOB)
+
+    for number in range(1000):
+        info = parse("GET", f"/api/v1/namespaces?resourceVersion=0&labelSelector={selector},b{number}")
+        assert isinstance(world.decisions.decide(info, DANA), ListMemory)
+        assert world.decisions.size <= SHARE + 10_000
+
+    assert world.decisions.decide(LIST, BOB) is kept

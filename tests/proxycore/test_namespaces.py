@@ -231,7 +231,7 @@ BYPASSES = [
     "resourceVersion=0&resourceVersion=1",
     "watch=1&resourceVersion=abc",
     "watch=1&continue=abc",
-    "watch=1&timeoutSeconds=-1",
+    "watch=1&timeoutSeconds=--1",
     "sendInitialEvents=true",
     "watch=1&sendInitialEvents=true",
     "watch=1&resourceVersionMatch=Exact",

@@ -65,10 +65,11 @@ class Again(msgspec.Struct, frozen=True):
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """Not yet: try again in ``after`` seconds, or by exponential back-off."""
+    """Not yet: try again in ``after`` seconds, or by exponential back-off of ``at_most`` so many."""
 
     reason: str
     after: float | None = None
+    at_most: float | None = None
 
 
 class Terminal(msgspec.Struct, frozen=True):
@@ -278,10 +279,11 @@ class Worker:
         match result:
             case Again(at=at):
                 outcome = "requeue_after"
-                await self.bus.schedule(self.name, key, at, WorkRequest(reason="timer"))
-            case Retry(reason=reason, after=after):
+                await self.bus.schedule(self.name, key, at, WorkRequest(reason="timer", since=at))
+            case Retry(reason=reason, after=after, at_most=at_most):
                 outcome = "error"
-                wait = backoff(request.attempt, self.settings.retry_base, self.settings.retry_max, after)
+                limit = min(self.settings.retry_max, at_most or self.settings.retry_max)
+                wait = backoff(request.attempt, self.settings.retry_base, limit, after)
                 bound.info("reconcile is tried again", why=reason, attempt=request.attempt + 1, seconds=round(wait, 1))
                 await self._later(key, wait, again(request))
                 self.metrics.queue_retries.labels(self.name).inc()
@@ -339,7 +341,7 @@ class Worker:
 def again(request: WorkRequest) -> WorkRequest:
     """Return the request of the next try. What led to the first one stays known, for the audit."""
     first = request.cause_id or ("" if request.reason == "retry" else request.reason)
-    return WorkRequest(reason="retry", attempt=request.attempt + 1, cause_id=first)
+    return WorkRequest(reason="retry", attempt=request.attempt + 1, cause_id=first, since=request.since)
 
 
 def backoff(attempt: int, base: float, limit: float, after: float | None = None) -> float:

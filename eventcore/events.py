@@ -136,7 +136,8 @@ class WorkRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     ``cause`` is the OBJECTS sequence that led to it, 0 for timers, retries, sweeps and replays, which always run;
     ``stream`` is that OBJECTS' creation time, since sequences begin anew with a new stream.
     ``cause_id`` is the ce-id of that event, for the audit record; a retry keeps it, or has the reason of the first try.
-    ``attempt`` counts retries since the last success.
+    ``attempt`` counts retries since the last success. ``since``: when the change that led to it happened, also through
+    retries; of a timer, when it was due. A request without a cause of its own (start, sweep, replay) has none.
     """
 
     reason: Reason
@@ -144,6 +145,7 @@ class WorkRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     stream: str = ""
     cause_id: str = ""
     attempt: int = 0
+    since: datetime | None = None
 
 
 Outcome = Literal["done", "refused", "failed"]

@@ -26,6 +26,8 @@ RESULTS = ("success", "requeue", "requeue_after", "error", "terminal")
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RECONCILE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
 
+_REVOCATION = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0, 300.0, 3600.0)
+
 # A creation time beside each series doubles them, and nobody reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves this one function without types
 
@@ -113,6 +115,21 @@ class Metrics:
         self.kubeconfigs_out_of_date = Gauge(
             "tether_kubeconfigs_out_of_date",
             "Kubeconfigs that are missing, hold another token than the current one, or do not belong where they are",
+            registry=of,
+        )
+
+        self.revocation_seconds = Histogram(  # where
+            "tether_revocation_seconds",
+            "Time from the change that led to a revocation until it is done",
+            ["where"],
+            buckets=_REVOCATION,
+            registry=of,
+        )
+        for where in ("proxy", "apiserver"):
+            self.revocation_seconds.labels(where)
+        self.revocation_oldest = Gauge(
+            "tether_revocation_oldest_seconds",
+            "For how long an account is seen to have what it may not have any more; 0 without any",
             registry=of,
         )
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from eventcore.bus import KvEntry
     from eventcore.consumer import Reconcile, Result, Run
+    from eventcore.keys import Key
     from eventcore.objects import CapsuleConfiguration, CapsuleUser
     from workers.context import Context
     from workers.relations import Relations
@@ -51,7 +52,12 @@ BARRIER: float = 5.0
 
 def make(context: Context) -> Reconcile:
     """Return the reconciler of one grant, whose key is the grant's key in the bucket, and of a setting's status."""
-    return guarded(context, partial(_reconcile, context))
+    return guarded(context, partial(_reconcile, context), _account)
+
+
+def _account(target: Key) -> Account | None:
+    """Return the account whose grant a key is, None for every other grant."""
+    return Account(*target.parts[1:]) if target.parts[0] == "account" and len(target.parts) == len("abc") else None
 
 
 async def _reconcile(context: Context, run: Run) -> Result:
@@ -92,7 +98,6 @@ async def _reconcile_grant(context: Context, run: Run) -> Result:
     value = encode_grant(grant) if grant is not None else b""
     if value == (entry.value if entry else b""):
         return until(ends)
-    run.check()
     if (failure := await _write(context, run, entry, value)) is not None:
         return failure
     before = decode_grant(run.key.token(), entry.value) if entry else None
@@ -101,20 +106,28 @@ async def _reconcile_grant(context: Context, run: Run) -> Result:
 
 
 async def _write(context: Context, run: Run, entry: KvEntry | None, value: bytes) -> Result | None:
-    """Put or delete the grant on the revision that was read; return what came in between."""
+    """Put a grant, or delete it for an empty value, on the revision that was read; return what came in between."""
+    run.check()
     try:
         if value:
             await context.bus.kv_put(run.key, value, revision=entry.revision if entry else 0)
         elif entry is not None:
-            await context.bus.kv_delete(run.key, revision=entry.revision, last=entry.value)
+            await _delete(context, run, entry)
     except WrongSequenceError:
         return Retry("the grant has just been written by another worker", after=SOON)
     except RefusedError as error:
         # What cannot be said whole is not said at all: the grant of before may hold what was taken since.
         if entry is not None and entry.value:
-            await context.bus.kv_delete(run.key, revision=entry.revision)
+            await _delete(context, run, entry)
         return Terminal(f"{error}; so {run.key} has no grant")
     return None
+
+
+async def _delete(context: Context, run: Run, entry: KvEntry) -> None:
+    await context.bus.kv_delete(run.key, revision=entry.revision, last=entry.value)
+    if (revoked := _account(run.key)) is not None:
+        context.revocations.begin(run, revoked)
+        context.revocations.end(run, revoked, "proxy")
 
 
 async def _record(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from eventcore.consumer import Again, Done, Result, Retry
+from eventcore.errors import LeaseLostError
 from workers.entitlement import Entitlement, Judge, OutdatedError
 from workers.options import Options, options
 from workers.relations import Relations
+from workers.revocations import RETRY, Revocations
 from workers.writing import Writer
 
 if TYPE_CHECKING:
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
     from eventcore.bus import Bus
     from eventcore.consumer import Reconcile, Run
+    from eventcore.keys import Key
     from eventcore.kube import KubeClient
+    from eventcore.metrics import Metrics
     from eventcore.reading import Reader
     from eventcore.settings import Settings
     from eventcore.views import ObjectRecord, ObjectsView
@@ -31,7 +35,12 @@ class Context:
     """One set for all reconcilers of a process. Make it before the reader runs, so that it hears every change."""
 
     def __init__(
-        self, bus: Bus, client: KubeClient, reader: Reader[ObjectsView, ObjectRecord], settings: Settings
+        self,
+        bus: Bus,
+        client: KubeClient,
+        reader: Reader[ObjectsView, ObjectRecord],
+        settings: Settings,
+        metrics: Metrics | None = None,
     ) -> None:
         self.bus = bus
         self.client = client
@@ -44,6 +53,7 @@ class Context:
         )
         self.judge = Judge(client, reader, self.relations, settings)
         self.writer = Writer(bus, client, self.relations)
+        self.revocations = Revocations(metrics)
         self.unfinished: dict[Account, tuple[int, Existing]] = {}
         """By account the generation and the binding Secret of a token that the API server has refused."""
         reader.listen(self.relations.apply)
@@ -56,16 +66,30 @@ def asked(context: Context, entitlement: Entitlement, tenant: str = "") -> Optio
     return options(context.relations.accounts[entitlement.account], tenants, context.settings)
 
 
-def guarded(context: Context, reconcile: Callable[[Run], Awaitable[Result]]) -> Reconcile:
-    """Return a reconciler that decides nothing on a view that may lack objects, and waits when the view is behind."""
+def guarded(
+    context: Context, reconcile: Callable[[Run], Awaitable[Result]], whose: Callable[[Key], Account | None]
+) -> Reconcile:
+    """Return a reconciler that decides nothing on a view that may lack objects, and waits when the view is behind.
+
+    ``whose`` tells whose key it is. Where that account may have nothing, what fails is tried again soon and for ever:
+    no failure ends a revocation.
+    """
 
     async def run(one: Run) -> Result:
-        if kind := await context.judge.missing():
-            return Retry(f"no watcher has listed objects of kind {kind} yet: start `tether watch`")
+        account = whose(one.key)
         try:
+            if kind := await context.judge.missing():
+                return Retry(f"no watcher has listed objects of kind {kind} yet: start `tether watch`")
             return await reconcile(one)
-        except OutdatedError as error:
-            return Retry(str(error))
+        except (LeaseLostError, TimeoutError):
+            raise
+        except Exception as error:
+            if account is not None and context.judge.look(account) is None:
+                one.log.warning("revocation is not done yet", account=str(account), error=error)
+                return Retry(str(error) or type(error).__name__, getattr(error, "retry_after", None), at_most=RETRY)
+            if isinstance(error, OutdatedError):
+                return Retry(str(error))
+            raise
 
     return run
 

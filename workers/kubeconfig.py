@@ -58,7 +58,7 @@ def make(context: Context) -> Reconcile:
             return await copy_authority(context, authority, run)
         return await _reconcile(context, authority, run)
 
-    return guarded(context, reconcile)
+    return guarded(context, reconcile, lambda key: None if is_copy(key) else Account.of_key(key))
 
 
 async def _reconcile(context: Context, authority: Authority, run: Run) -> Result:

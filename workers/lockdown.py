@@ -25,8 +25,11 @@ async def reconcile(context: Context, run: Run) -> Result:
     """Reconcile the RoleBinding of one account in one namespace; the key is (namespace, name, target namespace)."""
     account, namespace = Account.of_key(run.key), run.key.parts[2]
     entitlement = context.judge.look(account)
-    wanted = entitlement is not None and namespace in context.relations.lockdown_targets(
-        account, set(entitlement.tenants)
+    # It gets the role that the account has at home, and one that lives in a tenant's namespace has none there.
+    wanted = (
+        entitlement is not None
+        and not context.relations.in_tenant(account)
+        and namespace in context.relations.lockdown_targets(account, set(entitlement.tenants))
     )
     if entitlement is None or not wanted:
         await _remove(context, run, account, namespace, entitlement)
@@ -44,6 +47,7 @@ async def reconcile(context: Context, run: Run) -> Result:
 
 async def _permit(context: Context, entitlement: Entitlement, namespace: str, tenant: str) -> None:
     await context.judge.confirm(entitlement)
+    await context.judge.confirm_outside(entitlement.account.namespace)
     await context.judge.confirm_namespace(namespace, tenant)
 
 
@@ -54,6 +58,6 @@ async def _remove(
     if context.settings.flux_service_account:
         if entitlement is None:
             await context.judge.confirm_lost(account, context.relations.remembered_tenants(account))
-        elif context.relations.is_distributed(account, namespace):
+        elif context.relations.is_distributed(account, namespace) and not context.relations.in_tenant(account):
             await context.judge.confirm_left(account, namespace, context.relations.remembered_tenants(account))
     await context.writer.remove(run, target, account, action="revoked")

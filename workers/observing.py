@@ -16,6 +16,7 @@ from eventcore.waiting import pause
 from workers.context import asked
 from workers.desired import ANNOTATION_DIGEST, Token
 from workers.names import token_name
+from workers.revocations import UnderWay
 from workers.token import rotation
 
 if TYPE_CHECKING:
@@ -48,15 +49,24 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
 
 async def observe(context: Context, metrics: Metrics, stopping: asyncio.Event, *, interval: float = INTERVAL) -> None:
     """Keep the numbers up to date until told to stop."""
+    under_way = UnderWay()
     while not stopping.is_set():
         if context.reader.ready:
-            holdings = []
+            holdings, late = [], []
             for at, account in enumerate(sorted(context.relations.interesting())):
                 if at % AT_ONCE == 0:
                     await asyncio.sleep(0)
                 holdings.append(holding(context, account))
+                if has_more(context, account):
+                    late.append(account)
+            metrics.revocation_oldest.set(under_way.oldest(late, now()))
             tell(metrics, holdings, context.settings, now())
         await pause(stopping, interval)
+
+
+def has_more(context: Context, account: Account) -> bool:
+    """Tell whether an account that may have nothing still has a token, rights or a kubeconfig of ours, by the view."""
+    return bool(context.relations.objects_of(account)) and context.judge.look(account) is None
 
 
 def holding(context: Context, account: Account) -> Holding:

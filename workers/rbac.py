@@ -37,7 +37,7 @@ TARGETED: Final = 3
 
 def make(context: Context) -> Reconcile:
     """Return the reconciler of one account's rights; its key is (namespace, name), or those and a target namespace."""
-    return guarded(context, partial(_reconcile, context, CapsuleUsers(context)))
+    return guarded(context, partial(_reconcile, context, CapsuleUsers(context)), Account.of_key)
 
 
 async def _reconcile(context: Context, users: CapsuleUsers, run: Run) -> Result:
@@ -148,6 +148,7 @@ async def _remove(context: Context, run: Run, account: Account, *, keep: Iterabl
     failure: KubeError | None = None
     revoked = False
     if not kept:
+        context.revocations.begin(run, account)
         await context.judge.confirm_lost(account, context.relations.remembered_tenants(account))
         try:
             revoked = await _remove_home(context, run, account)
@@ -157,6 +158,8 @@ async def _remove(context: Context, run: Run, account: Account, *, keep: Iterabl
     revoked |= await context.writer.remove_all(run, targets, account, action="revoked")
     if failure is not None:
         raise failure
+    if not kept:
+        context.revocations.end(run, account, *(("apiserver",) if revoked else ()))
     if revoked and not kept:
         await _announce(context, run, account, "Revoked", f"lost its rights: {context.judge.why_not(account)}")
 

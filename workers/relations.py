@@ -228,9 +228,9 @@ class Relations:
     def lockdown_targets(self, account: Account, tenants: set[str]) -> set[str]:
         """Return the namespaces where Flux's default account is to be bound for an account that owns these tenants.
 
-        It gets the role that the account has at home, so there are none for one that has none at home.
+        It gets the role that the account has at home, so not where that is :meth:`in_tenant`.
         """
-        if not self._flux_account or self.in_tenant(account):
+        if not self._flux_account:
             return set()
         return {name for name in self.targets(account, tenants) if self.tenant_of(name) in tenants}
 

@@ -110,7 +110,8 @@ class Router:
         record = change.new or change.old
         created = self._objects.created
         cause_id = record.id if record else ""
-        request = WorkRequest(reason="event", cause=change.sequence, stream=created, cause_id=cause_id)
+        since = record.time if record else None
+        request = WorkRequest(reason="event", cause=change.sequence, stream=created, cause_id=cause_id, since=since)
         # Sequences begin anew with a new stream, so its creation time is part of the id.
         prefix = f"{created}:{change.sequence}"
         self._put(

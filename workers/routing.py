@@ -199,10 +199,10 @@ def _account_routes(
 
 def _namespace_change(change: Change[ObjectRecord], relations: Relations, name: str) -> set[Route]:
     """Return what depends on a Namespace; all that the accounts have whose home it is, when it is another tenant's."""
-    before, all_before = _membership(name, relations), _homes([name], relations)
+    before = _membership(name, relations)
     routes = _both(change, relations, lambda: _namespace_routes(name, relations))
     if before != _membership(name, relations):
-        routes |= all_before | _homes([name], relations)
+        routes |= _homes([name], relations)
     return routes
 
 

@@ -61,7 +61,7 @@ PENDING: Final = 1.0
 
 def make(context: Context) -> Reconcile:
     """Return the reconciler of one account's token; its key is (namespace, name)."""
-    return guarded(context, partial(_reconcile, context))
+    return guarded(context, partial(_reconcile, context), Account.of_key)
 
 
 async def _reconcile(context: Context, run: Run) -> Result:
@@ -201,6 +201,7 @@ async def _revoke(context: Context, run: Run, account: Account) -> None:
     account's own objects, and one that cannot be deleted now holds up no other.
     """
     context.unfinished.pop(account, None)
+    context.revocations.begin(run, account)
     tenants = context.relations.remembered_tenants(account)
     await context.judge.confirm_lost(account, tenants)
     tenant, revoked = min(tenants, default=""), False
@@ -223,6 +224,7 @@ async def _revoke(context: Context, run: Run, account: Account) -> None:
     revoked |= await context.writer.remove_all(run, targets, account, action="revoked", tenant=tenant)
     if failure is not None:
         raise failure
+    context.revocations.end(run, account, *(("apiserver",) if revoked else ()))
     if revoked and (service_account := context.relations.accounts.get(account)) is not None:
         regarding = account_ref(account, service_account.metadata.uid)
         message = "its tokens are revoked: " + context.judge.why_not(account)
@@ -242,6 +244,7 @@ async def _withdraw(context: Context, run: Run, account: Account, tenant: str) -
             await context.bus.kv_delete(key, revision=entry.revision, last=entry.value)
         except WrongSequenceError:
             continue
+        context.revocations.reached(run, account, "proxy")
         context.writer.record_later(run, "revoked", f"access/{key}", account, tenant)
     grant = decode_grant(key.token(), entry.last) if entry else None
     return {one.name: one.uid for one in grant.secrets} if isinstance(grant, AccountGrant) else {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventcore.kube import KubeClient, api_path
-from tests.behaviour.test_attacks import CAPSULE, MADE, TENANT_LABEL, doors, every_verb, refused
+from tests.behaviour.test_attacks import CAPSULE, MADE, RBAC, TENANT_LABEL, binding, doors, every_verb, refused
 from tether import manifests
 
 if TYPE_CHECKING:
@@ -129,3 +129,47 @@ async def test_a_proxy_setting_that_the_tenant_writes_gives_nothing_that_its_own
         await until(deleted)
     for collection in (cls, volume):
         await admin.delete(f"{collection}/{name}")
+
+
+async def test_who_may_act_as_others_does_so_through_the_proxy_with_extras_and_the_proxy_needs_no_right(
+    tenancy: Tenancy, admin: Any, until: Any
+) -> None:
+    # Given an agent outside of every tenant that may impersonate, as that of a management platform, and a tenant
+    await tenancy.make()
+    own, name = await tenancy.make_usable("production"), f"{tenancy.name}-agent"
+    await admin.create(api_path("", "v1", "namespaces"), {"metadata": {"name": name}})
+    await admin.create(api_path("", "v1", "serviceaccounts", namespace=name), {"metadata": {"name": "agent"}})
+    rule = {
+        "apiGroups": ["", "authentication.k8s.io"],
+        "resources": ["serviceaccounts", "groups", "userextras/username", "userextras/a/b"],
+        "verbs": ["impersonate"],
+    }
+    subject = {"kind": "ServiceAccount", "name": "agent", "namespace": name}
+    await admin.create(api_path(RBAC, "v1", "clusterroles"), {"metadata": {"name": name}, "rules": [rule]})
+    await admin.create(api_path(RBAC, "v1", "clusterrolebindings"), binding(name, name, subject))
+    issued = await admin.token_request(name, "agent", expiration_seconds=3600)
+    extras = {"Extra_Username": "dana", "Extra_A%2fB": "x"}
+    maps = api_path("", "v1", "configmaps", namespace=own)
+    whoami = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+    async with tenancy.cluster.wire(issued.token) as client:
+        agent = client.acting(tenancy.user, **extras)
+
+        # When it acts as the tenant's owner, then it sees and does what the owner does, and no more
+        async def sees() -> bool:
+            return bool((await agent.get("/api/v1/namespaces")).status == OK)
+
+        await until(sees)
+        assert await agent.names("/api/v1/namespaces") == [own]
+        assert (await agent.post(maps, {"metadata": {"name": "made"}})).status == MADE
+        assert (await agent.get(api_path("", "v1", "secrets", namespace="kube-system"))).status == 403
+        me = (await agent.post(whoami, {})).body["status"]["userInfo"]
+        assert (me["username"], me["extra"]) == (tenancy.user, {"username": ["dana"], "a/b": ["x"]})
+        # And what it has no right to is refused in the API server's words, filtered or not
+        for more in ({"Extra_more": "x"}, {"Extra_%41": "x"}, {"Uid": "1"}):
+            for path in ("/api/v1/namespaces", maps):
+                answer = await client.acting(tenancy.user, **extras, **more).get(path)
+                assert (answer.status, "cannot impersonate" in answer.body["message"]) == (403, True), (more, path)
+        # As itself it sees nothing of the tenant
+        assert (await client.get("/api/v1/namespaces")).status == 403
+    for plural in ("clusterrolebindings", "clusterroles"):
+        await admin.delete(api_path(RBAC, "v1", plural, name=name))

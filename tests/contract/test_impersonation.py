@@ -122,3 +122,33 @@ async def test_who_impersonates_is_that_user(admin: Client) -> None:
     expected = ["system:authenticated", "system:serviceaccounts", "system:serviceaccounts:ns"]
     assert sorted(account["groups"]) == expected
     assert (full["uid"], full["extra"]) == ("42", {"scopes": ["read"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("%41", "A"), ("%61", "a"), ("a%2Fb", "a/b"), ("%2541", "%41"), ("a%zz%41", "a%zz%41")]
+)
+async def test_the_key_of_an_extra_is_unescaped_after_it_became_lower_case(admin: Client, name: str, key: str) -> None:
+    found = await _whoami(admin.acting("jane", **{f"Extra_{name}": "x"}))
+
+    assert found["extra"] == {key: ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("groups", "wanted"),
+    [
+        (("system:authenticated",), ["system:authenticated"]),
+        (("system:serviceaccounts",), ["system:authenticated", "system:serviceaccounts"]),
+    ],
+)
+async def test_an_account_in_groups_that_are_named_has_no_other_of_its_own(
+    admin: Client, groups: tuple[str, ...], wanted: list[str]
+) -> None:
+    found = await _whoami(admin.acting("system:serviceaccount:ns:a", *groups))
+
+    assert sorted(found["groups"]) == wanted
+
+
+async def test_a_name_that_no_account_can_have_is_a_user(admin: Client) -> None:
+    found = await _whoami(admin.acting("system:serviceaccount:Ns:a"))
+
+    assert found["groups"] == ["system:authenticated"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -21,6 +22,7 @@ UNAUTHENTICATED = "system:unauthenticated"
 AUTHENTICATION_GROUP = "authentication.k8s.io"
 
 _EXTRA_PREFIX = "impersonate-extra-"
+_BROKEN_ESCAPE = re.compile("%(?![0-9a-f]{2})")
 
 
 class DevAuthenticator:
@@ -117,4 +119,8 @@ def _impersonated_extra(
     headers: Mapping[str, str], all_values: Callable[[str], list[str]]
 ) -> dict[str, tuple[str, ...]]:
     names = {name.lower() for name in headers if name.lower().startswith(_EXTRA_PREFIX)}
-    return {unquote(name.removeprefix(_EXTRA_PREFIX)): tuple(all_values(name)) for name in sorted(names)}
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        key = name.removeprefix(_EXTRA_PREFIX)
+        found.setdefault(key if _BROKEN_ESCAPE.search(key) else unquote(key), []).extend(all_values(name))
+    return {key: tuple(values) for key, values in found.items()}

@@ -7,6 +7,7 @@ a Secret of type ``kubernetes.io/service-account-token`` has no end and dies wit
 from __future__ import annotations
 
 import base64
+import re
 import time
 import uuid
 from datetime import UTC, datetime
@@ -39,6 +40,8 @@ WARN_ONLY_SECONDS = 3607  # what a kubelet asks for pods; answered with a year, 
 EXTENDED_SECONDS = 365 * 24 * 3600
 LEEWAY_SECONDS = 60  # of the API server: on the times in a token, and after deletionTimestamp of what it is bound to
 
+_LABEL = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_USERNAME = re.compile(rf"system:serviceaccount:({_LABEL}):({_LABEL}(?:\.{_LABEL})*)")
 _CLAIM = "kubernetes.io"
 _LEGACY = "kubernetes.io/serviceaccount/"
 
@@ -256,11 +259,12 @@ def account_user(account: Object, extra: Mapping[str, tuple[str, ...]]) -> UserI
 
 
 def split_username(username: str) -> tuple[str, str] | None:
-    """Return (namespace, name) of ``system:serviceaccount:<namespace>:<name>``, None for any other username."""
-    parts = username.split(":")
-    if len(parts) != 4 or parts[:2] != ["system", "serviceaccount"] or not parts[2] or not parts[3]:  # noqa: PLR2004 - four colon parts
-        return None
-    return parts[2], parts[3]
+    """Return (namespace, name) of ``system:serviceaccount:<namespace>:<name>``, None for any other username.
+
+    With names that no ServiceAccount can have it is any other.
+    """
+    found = _USERNAME.fullmatch(username)
+    return (found[1], found[2]) if found else None
 
 
 def _checked_seconds(value: Any) -> int:

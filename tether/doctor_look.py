@@ -26,6 +26,7 @@ from tether.cluster_lists import (
 from tether.cluster_relations import Tenancy, entitled, read_tenancy
 from tether.doctor_bus import look_at_bus
 from tether.doctor_findings import FLUX
+from tether.doctor_readers import look_at_readers
 from tether.doctor_rights import look_at_rights
 from tether.doctor_snapshot import AccountState, Authority, ConfigState, Leftover, Snapshot, TokenState
 from tether.migrate_look import Survey, is_marked, survey_of, token_state
@@ -99,6 +100,7 @@ async def look(client: KubeClient, settings: Settings, *, namespace: str) -> Sna
     absent, rights = await allowed("rights", look_at_rights(client, namespace, optional), ((), ()))
     relations = tenancy.relations(settings.capsule_configuration_name, settings.kubeconfig_namespace_selector)
     judged = [] if "secrets" in unreadable else list(entitled(relations))
+    accounts = tuple(_with_wishes(account_state(account, secrets, settings), relations, settings) for account in judged)
     leftovers = await allowed("leftovers of Flux", _leftovers(client, tenancy, served), ())
     return Snapshot(
         time=now(),
@@ -109,6 +111,7 @@ async def look(client: KubeClient, settings: Settings, *, namespace: str) -> Sna
         unreadable=unreadable,
         configuration=settings.capsule_configuration_name,
         selector=settings.kubeconfig_namespace_selector,
+        flux_account=settings.flux_service_account,
         config_suffix=settings.kubeconfig_suffix,
         config_keys=settings.kubeconfig_data_keys(),
         rotate_at=settings.rotation_age() / settings.token_ttl,
@@ -119,10 +122,9 @@ async def look(client: KubeClient, settings: Settings, *, namespace: str) -> Sna
         rights=rights,
         flux=tuple(d for d in deployments if _is_flux(d)),
         authority=await allowed("the proxy's CA", look_at_authority(client, settings), None),
-        accounts=tuple(
-            _with_wishes(account_state(account, secrets, settings), relations, settings) for account in judged
-        ),
+        accounts=accounts,
         leftovers=leftovers,
+        readers=await allowed("roles and their bindings", look_at_readers(client, accounts), {}),
     )
 
 

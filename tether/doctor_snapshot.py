@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from eventcore.objects import Subject
 from tether.cluster_lists import Deployment
 from tether.cluster_relations import Tenancy
 from tether.migrate_look import Survey
@@ -116,6 +117,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: dict[str, str] = {}
     configuration: str = "default"
     selector: str = ""
+    flux_account: str = ""  # which Tether itself binds in each namespace of a tenant
     config_suffix: str = "kubeconfig"
     config_keys: tuple[str, ...] = ("kubeconfig", "value")
     rotate_at: float = 0.8  # share of its life at which a token is replaced
@@ -128,3 +130,4 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     authority: Authority | None = None
     accounts: tuple[AccountState, ...] = ()
     leftovers: tuple[Leftover, ...] = ()
+    readers: dict[str, tuple[Subject, ...]] = {}  # whom RoleBindings let read kubeconfigs, by namespace

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from eventcore.objects import ANNOTATION_ENABLED
 from tether.cluster_relations import entitled, is_capsule_user, refused
+from tether.doctor_readers import reader_findings
 from tether.doctor_snapshot import Finding
 from workers.names import kubeconfig_name, token_name
 from workers.ownership import findings as owner_findings
@@ -45,6 +46,7 @@ def tenant_findings(snapshot: Snapshot) -> Iterator[Finding]:
             yield from _token(snapshot, state, found.get(account))
             yield from _configs(snapshot, relations, state, set(tenants))
     yield from _servers(snapshot)
+    yield from reader_findings(snapshot, relations)
 
 
 def _finding(severity: Severity, check: str, about: object, message: str, remedy: str = "") -> Finding:

@@ -63,6 +63,30 @@ async def test_a_tenant_that_is_right_is_told_to_be_right_and_no_secret_is_print
     assert token.rsplit(".", 1)[1] not in printed
 
 
+async def test_who_else_can_read_a_copy_in_a_namespace_of_the_tenant_is_named(tenancy: Tenancy) -> None:
+    # Given a tenant with two namespaces, and a developer with `edit` in one of them
+    await tenancy.make()
+    production, development = await tenancy.make_namespaces("production", "development")
+    await settled(tenancy, production, development)
+    _, findings, _ = await run(tenancy.cluster)
+    assert about(findings, tenancy.name, "can read Secrets") == []
+    developer = {"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": f"{tenancy.name}-alice"}
+    await tenancy.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "developers", "namespace": development},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
+            "subjects": [developer],
+        }
+    )
+    # Then the doctor names both, once, and says why it matters
+    _, findings, _ = await run(tenancy.cluster)
+    (found,) = about(findings, tenancy.name, "can read Secrets", severity=("warning",))
+    assert found["object"] == f"Namespace/{development}"
+    assert f"User {developer['name']}" in found["message"]
+
+
 async def test_the_parts_that_all_share_are_right(tenancy: Tenancy) -> None:
     _, findings, _ = await run(tenancy.cluster)
     for check in ("cluster", "kinds", "configuration", "bus", "watchers", "workers", "rights", "authority"):

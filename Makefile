@@ -5,17 +5,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test proofs check format clean kube-test kube-up kube-down hostile attack fuzz mutants bench-proxy
+.PHONY: help setup demo test proofs check lock format clean kube-test kube-up kube-down hostile attack fuzz mutants bench-proxy
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make the environment in .venv
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml locks/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or later is needed; set PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: setup ## run the guide's example on an embedded cluster, step by step
@@ -45,22 +46,33 @@ attack: setup ## attack a whole Tether (ATTACK=quick: half of it; CLUSTER=real) 
 	@PYTHONPATH=tests $(BIN)/python -m tests.attack.run $(if $(filter quick,$(ATTACK)),--quick) --cluster $(or $(CLUSTER),embedded)
 
 fuzz: setup ## feed the proxy's parsers, guided by coverage, FUZZ_SECONDS (20) each; the last line is JSON
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/fuzz.txt
 	@$(BIN)/python -m tests.fuzz.run
 
 mutants: setup ## change the modules that decide, one by one (MODULE=, MUTANTS=quick), and see that a test fails; the last line is JSON
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/mutants.txt
 	@$(BIN)/python -m tests.mutants.run
 
 bench-proxy: setup ## measure the proxy with wrk, also before a real kube-apiserver; the last line is JSON
 	@PYTHONPATH=tests $(BIN)/python -m controlplane build
 	@$(BIN)/python -m bench.proxy --cluster
 
-check: setup ## format, lint, types and import rules
+check: setup ## format, lint, types, import rules, known vulnerabilities of what is locked
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/python -m tests.supply.audit
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
+lock: setup ## write the locks anew after a change of pyproject.toml; UPGRADE=1: with the newest versions
+	$(LOCK) pyproject.toml --extra dev -o locks/dev.txt
+	$(LOCK) pyproject.toml -c locks/dev.txt -o locks/run.txt
+	$(LOCK) pyproject.toml --extra fuzz -c locks/dev.txt -o locks/fuzz.txt
+	$(LOCK) pyproject.toml --extra mutants -c locks/dev.txt -o locks/mutants.txt
+	$(LOCK) locks/build.in -c locks/dev.txt -o locks/build.txt
 
 format: setup ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -14,7 +14,7 @@ import msgspec
 from eventcore.kube import KubeClient, api_path
 from tests.attack.cases import Who
 from tests.attack.judging import Process
-from tests.behaviour.conftest import ACCOUNT, ENABLED, Cluster, Object, Tenancy, eventually, path
+from tests.behaviour.conftest import ACCOUNT, ENABLED, Cluster, Object, Tenancy, eventually, may, path
 from tests.kubeapi import Client
 from tether import manifests
 from tether.dev_layout import HOST, Layout
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NAMESPACES: Final = api_path("", "v1", "namespaces")
 _PROBE_SECONDS: Final = 5.0
+_LIFE: Final = {"expiration_seconds": 86_400}
 ADDRESSES: Final = {
     "mallory": "127.0.66.1",
     "developer": "127.0.66.2",
@@ -158,7 +159,7 @@ class Stage:
         await tenancy.make()
         own = await tenancy.token()
         async with self.cluster.client(self.cluster.as_token(own, direct=True)) as client:
-            kept = await eventually(lambda: _own_token(client, tenancy.home))
+            issued = await eventually(lambda: may(client.token_request(tenancy.home, ACCOUNT, **_LIFE)))
         await self.admin.merge_patch(
             path("ServiceAccount", tenancy.home, ACCOUNT), {"metadata": {"annotations": {ENABLED: None}}}
         )
@@ -167,7 +168,7 @@ class Stage:
         )
         await tenancy.gone("RoleBinding", tenancy.home, ACCOUNT)
         groups = _groups(f"system:serviceaccounts:{tenancy.home}")
-        self.attackers["former"] = Attacker("former", kept, tenancy.user, groups)
+        self.attackers["former"] = Attacker("former", issued.token, tenancy.user, groups)
 
     async def _make_pod(self) -> None:
         name = f"pods-{secrets.token_hex(3)}"
@@ -183,17 +184,13 @@ class Stage:
                 "subjects": [{"kind": "ServiceAccount", "name": who, "namespace": namespace}],
             }
             await self.admin.create(path("RoleBinding", namespace), body)
-        issued = await self.admin.token_request(namespace, who, expiration_seconds=86_400)
+        issued = await self.admin.token_request(namespace, who, **_LIFE)
         user = f"system:serviceaccount:{namespace}:{who}"
         return Attacker(who, issued.token, user, _groups(f"system:serviceaccounts:{namespace}"))
 
 
 def _groups(own: str) -> tuple[str, ...]:
     return ("system:serviceaccounts", own, "system:authenticated")
-
-
-async def _own_token(client: KubeClient, home: str) -> str:
-    return (await client.token_request(home, ACCOUNT, expiration_seconds=86_400)).token
 
 
 async def equip(admin: KubeClient, *, real: bool) -> None:

@@ -14,12 +14,14 @@ from typing import Final
 
 from tests.attack.cases import Attack, Case, Ground
 from tests.attack.stage import ROLES, Stage
-from tests.behaviour.conftest import eventually
+from tests.attack.victim import Victim
+from tests.behaviour.conftest import Tenancy, eventually
 from tether import dev_processes
 
 _AWAY_SECONDS: Final = 12.0
 _STARTED_SECONDS: Final = 4.0
 _LOOK_SECONDS: Final = 0.5
+_SETTLED_SECONDS: Final = 60.0
 
 
 async def _deaf_proxies(stage: Stage, seconds: float) -> list[str]:
@@ -41,7 +43,7 @@ async def nats_away(ground: Ground) -> AsyncIterator[None]:
     await stage.cluster.stop("nats")
     ground.found.stopped += await _deaf_proxies(stage, _AWAY_SECONDS)
     await stage.up()
-    await eventually(lambda: _all_ready(stage))
+    await _settled(ground)
     yield
 
 
@@ -52,7 +54,7 @@ async def nats_killed(ground: Ground) -> AsyncIterator[None]:
     dev_processes.send(stage.layout.load().processes["nats-1"], signal.SIGKILL)
     await dev_processes.ended(stage.layout.load().processes["nats-1"])
     await stage.up()
-    await eventually(lambda: _all_ready(stage))
+    await _settled(ground)
     yield
 
 
@@ -102,7 +104,7 @@ def halted(process: str, seconds: float) -> Attack:
         dev_processes.send(ident, signal.SIGSTOP)
         ground.found.stopped += await _deaf_proxies(stage, seconds)
         await go_on()
-        await eventually(lambda: _all_ready(stage))
+        await _settled(ground)
         yield
 
     return attack
@@ -127,7 +129,7 @@ def before_nats(role: str) -> Attack:
         finally:
             await dev_processes.stop([early], grace=30)
         await stage.up()
-        await eventually(lambda: _all_ready(stage))
+        await _settled(ground)
         yield
 
     return attack
@@ -142,9 +144,22 @@ def _as_started(pid: int) -> tuple[list[str], dict[str, str]]:
     return command, dict(one.split("=", 1) for one in environ)
 
 
-async def _all_ready(stage: Stage) -> bool:
-    names = [name for name in stage.layout.load().processes if not name.startswith(("api", "nats"))]
-    return not [ill for ill in [await stage.probe(name) for name in names] if ill]
+async def _settled(ground: Ground) -> None:
+    """Wait until all are ready and somebody's whole life went well: what was under way with NATS comes again first."""
+    stage = ground.stage
+
+    async def all_ready() -> bool:
+        names = [name for name in stage.layout.load().processes if not name.startswith(("api", "nats"))]
+        return not [ill for ill in [await stage.probe(name) for name in names] if ill]
+
+    await eventually(all_ready)
+    end = time.monotonic() + _SETTLED_SECONDS
+    while time.monotonic() < end:
+        victim = Victim(Tenancy(stage.cluster, stage.admin))
+        await victim.live("annotation")
+        if not victim.found:
+            return
+    ground.found.stopped.append(f"not as it was after {_SETTLED_SECONDS:g} s: {victim.found.lines()}")
 
 
 def cases() -> Iterator[Case]:

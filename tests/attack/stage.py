@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 import msgspec
 
-from eventcore.kube import KubeClient, api_path
+from eventcore.kube import IssuedToken, KubeClient, api_path
 from tests.attack.cases import Who
 from tests.attack.judging import Process
 from tests.behaviour.conftest import ACCOUNT, ENABLED, Cluster, Object, Tenancy, eventually, may, path
@@ -20,11 +20,11 @@ from tether import manifests
 from tether.dev_layout import HOST, Layout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
 NAMESPACES: Final = api_path("", "v1", "namespaces")
 _PROBE_SECONDS: Final = 5.0
-_LIFE: Final = {"expiration_seconds": 86_400}
+_LIFE_SECONDS: Final = 86_400
 ADDRESSES: Final = {
     "mallory": "127.0.66.1",
     "developer": "127.0.66.2",
@@ -159,7 +159,7 @@ class Stage:
         await tenancy.make()
         own = await tenancy.token()
         async with self.cluster.client(self.cluster.as_token(own, direct=True)) as client:
-            issued = await eventually(lambda: may(client.token_request(tenancy.home, ACCOUNT, **_LIFE)))
+            issued = await eventually(lambda: may(_mint(client, tenancy.home)))
         await self.admin.merge_patch(
             path("ServiceAccount", tenancy.home, ACCOUNT), {"metadata": {"annotations": {ENABLED: None}}}
         )
@@ -184,13 +184,17 @@ class Stage:
                 "subjects": [{"kind": "ServiceAccount", "name": who, "namespace": namespace}],
             }
             await self.admin.create(path("RoleBinding", namespace), body)
-        issued = await self.admin.token_request(namespace, who, **_LIFE)
+        issued = await self.admin.token_request(namespace, who, expiration_seconds=_LIFE_SECONDS)
         user = f"system:serviceaccount:{namespace}:{who}"
         return Attacker(who, issued.token, user, _groups(f"system:serviceaccounts:{namespace}"))
 
 
 def _groups(own: str) -> tuple[str, ...]:
     return ("system:serviceaccounts", own, "system:authenticated")
+
+
+def _mint(client: KubeClient, home: str) -> Coroutine[None, None, IssuedToken]:
+    return client.token_request(home, ACCOUNT, expiration_seconds=_LIFE_SECONDS)
 
 
 async def equip(admin: KubeClient, *, real: bool) -> None:

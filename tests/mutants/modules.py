@@ -8,7 +8,7 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "proxycore/policy.py": ("policy", "decisions", "rules_policy", "cluster_rules"),
     "proxycore/rules.py": ("policy", "rules_policy", "rules_reviews", "cluster_rules", "kind_memory"),
     "proxycore/impersonating.py": ("impersonating", "pure_parts"),
-    "proxycore/identities.py": ("policy", "pure_parts", "decisions", "impersonating", "rules_policy"),
+    "proxycore/identities.py": ("identities", "pure_parts"),
     "proxycore/local_tokens.py": ("rules_local_tokens",),
     "proxycore/client_certificates.py": ("client_certificates",),
     "proxycore/headers.py": ("pure_parts",),

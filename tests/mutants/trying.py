@@ -24,6 +24,7 @@ from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Final
 
+import hypothesis
 import msgspec
 import pytest
 
@@ -34,6 +35,10 @@ SLOWEST = 30.0
 SERVERS = frozenset({"nats_server", "world", "line", "control_plane"})
 """Fixtures that start servers. Tests with them are too slow to run for every mutant."""
 _REWRITES = "ignore::pytest.PytestAssertRewriteWarning"  # of what every fork has imported already
+# Generated examples are the same for every mutant, and few: what decides has an example of its own.
+hypothesis.settings.register_profile(
+    "mutants", max_examples=20, derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
 _ARGUMENTS = (
     "-x",
     "-q",
@@ -58,7 +63,7 @@ _UNCHANGED: Final = 71
 
 def arguments(tests: Sequence[str]) -> list[str]:
     """Return what pytest is called with."""
-    return [*_ARGUMENTS, "--import-mode=importlib", *tests]
+    return [*_ARGUMENTS, "--import-mode=importlib", "--hypothesis-profile=mutants", *tests]
 
 
 def started(work: Callable[[], int], output: str = os.devnull) -> int:

@@ -12,7 +12,7 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "proxycore/local_tokens.py": ("rules_local_tokens",),
     "proxycore/client_certificates.py": ("client_certificates",),
     "proxycore/headers.py": ("pure_parts",),
-    "workers/ownership.py": ("ownership", "homes", "routing", "choices", "names"),
+    "workers/ownership.py": ("owners", "ownership"),
     "workers/entitlement.py": ("homes",),
     "workers/relations.py": ("routing", "cluster_rules", "homes", "ownership"),
     "workers/desired.py": ("desired", "observing", "names"),

@@ -19,6 +19,9 @@ from eventcore.keys import MAX_SUBJECT
 if TYPE_CHECKING:
     from eventcore.events import AuditRecord, DeadLetter
 
+NEEDED_PAYLOAD: Final = 3 * 1024 * 1024
+"""Bytes that nats-server's ``max_payload`` should have at least. etcd takes 1.5 MiB of an object; a Namespace, which
+goes whole, may have 256 KiB of annotations among it, and each of their bytes up to six as JSON."""
 HEADER_ROOM: Final = 8192
 """Bytes of a message that are kept for its headers: those that hold names are the longest."""
 

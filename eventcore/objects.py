@@ -196,7 +196,6 @@ class TenantStatus(Struct, frozen=True):
 
     state: str = ""
     observed_generation: int = 0
-    namespaces: list[str] = []
     owners: list[TenantSpecOwner] | None = None
 
 

@@ -1,6 +1,8 @@
-"""What of an object goes on the bus: never managedFields, never a Secret's content.
+"""What of an object goes on the bus: the fields that somebody reads, and never a Secret's content.
 
-Watchers publish nothing else of it, so what is not copied here does not enter NATS.
+Watchers publish nothing else of it, so what is not copied here does not enter NATS. The fields are those of the Structs
+in `eventcore.objects`; a field that is added there is published from then on. A Namespace alone goes whole, but for
+managedFields and last-applied-configuration, since the proxy answers with it.
 """
 
 from __future__ import annotations
@@ -8,47 +10,81 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
+from msgspec import inspect
 
-from eventcore.objects import KINDS, LAST_APPLIED, OWN_PREFIX, PartialObject
+from eventcore.objects import KINDS, LAST_APPLIED, OWN_PREFIX, Meta
 
-_OF_PARTIAL: Final = ("apiVersion", "kind", "type")
-_SLIM: Final = {kind: _OF_PARTIAL for kind, type_ in KINDS.items() if type_ is PartialObject} | {
-    "AnyRoleBinding": ("apiVersion", "kind", "subjects", "roleRef")
-}
-"""Kinds of which no more than the metadata and these fields go on the bus."""
+Shape = dict[str, "Shape | None"]
+"""Field on the wire to the fields of what is in it, or of its items; None: all of it."""
 
-
+ADDON_PREFIX: Final = "capsule.addon.fluxcd/"
 _LONG_AGO: Final = "1970-01-01T00:00:00Z"
+_WHOLE: Final = frozenset({"Namespace"})
+_HEAD: Final[Shape] = {"apiVersion": None, "kind": None, "type": None}
+_METADATA: Final[Shape] = {
+    "name": None,
+    "namespace": None,
+    "uid": None,
+    "resourceVersion": None,
+    "generation": None,
+    "creationTimestamp": None,
+    "deletionTimestamp": None,
+    "labels": None,
+    "annotations": None,
+}
+_ALL_LABELS: Final = frozenset({"TenantOwner"})
+"""Kinds that are chosen by labels of anybody's making."""
+_PREFIXES: Final = (OWN_PREFIX, ADDON_PREFIX)
+_LABEL_PREFIXES: Final = (
+    OWN_PREFIX,
+    "owner.projectcapsule.dev/",
+    "projectcapsule.dev/",
+    "reflection.proxy.projectcapsule.dev/",
+    "reconcile.fluxcd.io/",
+)
+
+
+def _shape(type_: inspect.Type) -> Shape | None:
+    """Return the fields of a Struct, or of the one that a list or an option of it holds; None for anything else."""
+    match type_:
+        case inspect.StructType(cls=cls) if cls is Meta:
+            return _METADATA
+        case inspect.StructType(fields=fields):
+            return {field.encode_name: _shape(field.type) for field in fields}
+        case inspect.ListType(item_type=item):
+            return _shape(item)
+        case inspect.UnionType(types=types):
+            return next((shape for one in types if (shape := _shape(one)) is not None), None)
+        case _:
+            return None
+
+
+_SHAPES: Final[dict[str, Shape]] = {
+    kind: _HEAD | (_shape(inspect.type_info(type_)) or {}) for kind, type_ in KINDS.items() if kind not in _WHOLE
+}
 
 
 def publishable(kind: str, body: bytes | msgspec.Raw) -> bytes:
     """Return the JSON that goes to OBJECTS for an object as the API server gave it.
 
-    Without managedFields and last-applied-configuration. Of a kind read as metadata only, nothing but name, namespace,
-    uid, resourceVersion, timestamps, owner references, labels and our own annotations, and of a RoleBinding whom it
-    names: whatever else the input holds, a Secret's data among it, is not copied.
+    Of the metadata that is name, namespace, uid, resourceVersion, generation, timestamps, the labels that are read and
+    our own annotations; of a kind read as metadata only, nothing else. Whatever else the input holds, a Secret's data
+    among it, is not copied.
     """
     value: dict[str, Any] = msgspec.json.decode(body)
+    if kind not in _WHOLE:
+        value = _of(value, _SHAPES[kind])
     metadata: dict[str, Any] = value.get("metadata") or {}
     metadata.pop("managedFields", None)
-    annotations: dict[str, str] = metadata.get("annotations") or {}
+    annotations: dict[str, str] = metadata.pop("annotations", None) or {}
     annotations.pop(LAST_APPLIED, None)
-    if kind in _SLIM:
-        annotations = {name: text for name, text in annotations.items() if name.startswith(OWN_PREFIX)}
-        kept = (
-            "name",
-            "namespace",
-            "uid",
-            "resourceVersion",
-            "generation",
-            "creationTimestamp",
-            "deletionTimestamp",
-            "ownerReferences",
-            "labels",
-        )
-        metadata = {name: metadata[name] for name in kept if name in metadata}
-        value = {name: value[name] for name in _SLIM[kind] if name in value}
-    metadata.pop("annotations", None)
+    if kind not in _WHOLE:
+        annotations = {name: text for name, text in annotations.items() if name.startswith(_PREFIXES)}
+        labels = metadata.pop("labels", None) or {}
+        if kind not in _ALL_LABELS:
+            labels = {name: text for name, text in labels.items() if name.startswith(_LABEL_PREFIXES)}
+        if labels:
+            metadata["labels"] = labels
     if annotations:
         metadata["annotations"] = annotations
     value["metadata"] = metadata
@@ -70,3 +106,14 @@ def withheld(kind: str, name: str, namespace: str, uid: str, resource_version: s
     metadata = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": resource_version}
     metadata = {field: text for field, text in metadata.items() if text}
     return msgspec.json.encode({"kind": kind, "metadata": metadata | {"deletionTimestamp": _LONG_AGO}})
+
+
+def _of(value: Any, shape: Shape | None) -> Any:
+    """Return of a JSON value what its shape names."""
+    if shape is None:
+        return value
+    if isinstance(value, list):
+        return [_of(item, shape) for item in value]
+    if isinstance(value, dict):
+        return {name: _of(value[name], inner) for name, inner in shape.items() if name in value}
+    return value

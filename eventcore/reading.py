@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 log = get("views")
 
 BATCH: Final = 512
+BATCH_BYTES: Final = 24 * 1024 * 1024
+"""Bytes that may be on their way at once: nats-server cuts off a connection for which 64 MiB wait."""
 PULL_EXPIRES: Final = 10.0
 HEARTBEAT: Final = 1.0
 """Seconds between idle heartbeats of a reader's pull; two missed ones mean that its consumer is gone."""
@@ -73,6 +75,8 @@ class Reader(Generic[V, R]):
         self._applied = asyncio.Condition()
         self._state_read = 0.0
         self._anew = asyncio.Event()
+        self._largest = 1  # bytes of a message, as far as is known
+        self._loading = False
 
     @classmethod
     def objects(cls, bus: Bus, metrics: Metrics | None = None) -> Reader[ObjectsView, ObjectRecord]:
@@ -129,6 +133,9 @@ class Reader(Generic[V, R]):
                 finally:
                     self.ready = False
                     await end(follow, anew)
+                    if self._loading:
+                        # Maybe it was cut off for what was on its way, so the next try is made for the largest.
+                        self._largest = max(self._largest, self.bus.max_payload)
                 await pause(stopping, seconds)
                 seconds = min(2.0, seconds * 2)
         finally:
@@ -174,6 +181,7 @@ class Reader(Generic[V, R]):
         pull = self._pull = Pull(self.bus, self.stream, consumer)
         table = self._make()
         table.created = state.created
+        self._loading = True
         try:
             await self._read(pull, table, state, whole=pending == 0)
         finally:
@@ -204,6 +212,7 @@ class Reader(Generic[V, R]):
     async def _read(self, pull: Pull, table: V, start: StreamState, *, whole: bool) -> None:
         """Read for ever. ``whole``: the table holds already all that the stream held at the start."""
         wanted = 0
+        largest = 1
         checked = time.monotonic()
         taken = False
         while True:
@@ -212,9 +221,10 @@ class Reader(Generic[V, R]):
                 table.sequence = max(table.sequence, start.last_sequence)
                 if taken := start.created == self.created or self._complete(table):
                     await self._swap(table, start.created)
+                    self._largest = largest
             if wanted <= 0:
-                await pull.request(batch=BATCH, expires=PULL_EXPIRES, heartbeat=HEARTBEAT)
-                wanted = BATCH
+                wanted = max(1, min(BATCH, BATCH_BYTES // self._largest))
+                await pull.request(batch=wanted, expires=PULL_EXPIRES, heartbeat=HEARTBEAT)
             try:
                 message = await pull.next(2 * HEARTBEAT + 0.5)
             except TimeoutError as error:
@@ -222,6 +232,7 @@ class Reader(Generic[V, R]):
             status = status_of(message) if message is not None else "100"
             if message is not None and status is None:
                 wanted -= 1
+                largest = max(largest, len(message.data))
                 await self._take(message, table, live=taken)
             elif status == "408":
                 wanted = 0
@@ -285,6 +296,7 @@ class Reader(Generic[V, R]):
         for change in sorted(changes, key=lambda change: change.sequence):
             self._tell(change)
         self.ready = True
+        self._loading = False
         self._state_read = time.monotonic()
         await self._notify()
 

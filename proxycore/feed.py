@@ -119,12 +119,12 @@ class NamespaceFeed:
     # What is.
 
     def record(self, name: str) -> ObjectRecord | None:
-        """Return a live Namespace."""
-        return self._objects.view.get(KIND, "", name)
+        """Return a live Namespace. One that was withheld from the bus is as one that is not there: it is nobody's."""
+        return _there(self._objects.view.get(KIND, "", name))
 
     def records(self) -> Iterator[ObjectRecord]:
         """Yield the live Namespaces."""
-        return self._objects.view.all(KIND)
+        return (record for record in self._objects.view.all(KIND) if not record.withheld)
 
     def names(self, identity: Identity) -> frozenset[str]:
         """Return the namespaces that the grants give the identity now."""
@@ -271,8 +271,7 @@ class NamespaceFeed:
         record = change.new or change.old
         if record is None or record.key.kind != KIND:
             return
-        old = change.old if change.old is not None and not change.old.deleted else None
-        new = change.new if change.new is not None and not change.new.deleted else None
+        old, new = _there(change.old), _there(change.new)
         if (old.uid, old.resource_version) == (new.uid, new.resource_version) if old and new else old is new:
             return
         version = _version(change.new)
@@ -314,6 +313,11 @@ class NamespaceFeed:
 
     def _raise_floor(self, version: int | None) -> None:
         self.floor = max(self.floor or 0, self._highest + 1 if version is None else version)
+
+
+def _there(record: ObjectRecord | None) -> ObjectRecord | None:
+    """Return a record whose body is the object, None for a tombstone and where the object was withheld."""
+    return None if record is None or record.deleted or record.withheld else record
 
 
 def _version(record: ObjectRecord | None) -> int | None:

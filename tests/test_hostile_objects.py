@@ -45,7 +45,7 @@ def message(row: KindRow, obj: dict[str, Any], sequence: int, limit: int) -> Bus
 
 
 @pytest.mark.parametrize("kind", sorted(set(ROWS) & set(KINDS)))
-@settings(max_examples=15, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow], deadline=None)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow], deadline=None)
 @given(data=st.data())
 def test_any_object_of_any_kind_is_read_routed_and_set_aside_without_an_error(kind: str, data: st.DataObject) -> None:
     view, relations = ObjectsView(), Relations("default", "kustomize-controller")

@@ -96,7 +96,7 @@ async def test_a_port_in_use_is_said_in_one_clear_line(tmp_path: Path) -> None:
 async def test_a_broken_configuration_ends_the_start_with_the_server_s_own_words(tmp_path: Path) -> None:
     server = NatsServer(tmp_path, extra_config="max_payload: many")
 
-    with pytest.raises(NatsServerError, match=r"ended with code 1; [^\n]*\n.*nats\.conf:6"):
+    with pytest.raises(NatsServerError, match=r"ended with code 1; [^\n]*\n.*nats\.conf:7"):
         await server.start()
 
     assert server.pid == 0

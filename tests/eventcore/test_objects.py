@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eventcore import objects
 from eventcore.errors import EventError
-from eventcore.objects import CapsuleConfiguration, Namespace, Tenant
-from eventcore.publishable import publishable, tombstone
+from eventcore.objects import OWN_PREFIX, CapsuleConfiguration, Namespace, Tenant
+from eventcore.publishable import ADDON_PREFIX, publishable, tombstone, withheld
+from tests.hostile_objects import hostile_object
+from workers.reflection import LABEL_SHARED
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -45,7 +48,7 @@ def test_of_a_secret_nothing_but_metadata_is_published(kind: str, extra: dict[st
             "name": "s",
             "namespace": "n",
             "uid": "u",
-            "labels": {"l": "1"},
+            "labels": {"l": "1", objects.LABEL_COMPONENT: "token"},
             "annotations": {"capsule-tether.io/account": "n/a", "other": "hidden", objects.LAST_APPLIED: "secret"},
             "managedFields": [{"x": "hidden"}],
         },
@@ -57,7 +60,7 @@ def test_of_a_secret_nothing_but_metadata_is_published(kind: str, extra: dict[st
             "name": "s",
             "namespace": "n",
             "uid": "u",
-            "labels": {"l": "1"},
+            "labels": {objects.LABEL_COMPONENT: "token"},
             "annotations": {"capsule-tether.io/account": "n/a"},
         },
     }
@@ -128,7 +131,12 @@ def test_of_a_rolebinding_only_whom_it_names_goes_on_the_bus() -> None:
     given = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
-        "metadata": {"name": "a", "labels": {"l": "1"}, "annotations": {"note": "x"}, "managedFields": [{}]},
+        "metadata": {
+            "name": "a",
+            "labels": {"l": "1", LABEL_SHARED: "true"},
+            "annotations": {"note": "x"},
+            "managedFields": [{}],
+        },
         "subjects": subjects,
         "roleRef": {"kind": "Role", "name": "r"},
         "more": "x",
@@ -137,7 +145,60 @@ def test_of_a_rolebinding_only_whom_it_names_goes_on_the_bus() -> None:
     assert json.loads(publishable("AnyRoleBinding", json.dumps(given).encode())) == {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
-        "metadata": {"name": "a", "labels": {"l": "1"}},
+        "metadata": {"name": "a", "labels": {LABEL_SHARED: "true"}},
         "subjects": subjects,
-        "roleRef": {"kind": "Role", "name": "r"},
     }
+
+
+@pytest.mark.parametrize("kind", sorted(set(objects.KINDS) - {"Namespace"}))
+@settings(max_examples=10, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow], deadline=None)
+@given(data=st.data())
+def test_of_any_object_its_struct_reads_the_same_before_and_after(kind: str, data: st.DataObject) -> None:
+    raw = msgspec.json.encode(data.draw(hostile_object(kind)))
+    slim = publishable(kind, raw)
+
+    before, after = objects.decode_object(kind, raw), objects.decode_object(kind, slim)
+
+    # all that is read is there, but for the labels, annotations and references of others
+    assert msgspec.structs.replace(after, metadata=before.metadata) == before
+    kept = (OWN_PREFIX, ADDON_PREFIX)
+    assert after.metadata.annotations == {k: v for k, v in before.metadata.annotations.items() if k.startswith(kept)}
+    assert after.metadata.labels.items() <= before.metadata.labels.items()
+    assert after.metadata.labels.get(objects.LABEL_COMPONENT) == before.metadata.labels.get(objects.LABEL_COMPONENT)
+    # and to publish what was published changes nothing
+    assert publishable(kind, slim) == slim
+
+
+def test_of_a_tenant_of_three_thousand_namespaces_the_status_takes_little() -> None:
+    # given what Capsule 0.14 writes of each namespace
+    spaces = [
+        {
+            "name": f"oil-{number}",
+            "uid": "0b4f8a0e-97a8-4b3b-9a3d-2f6f1fdc9d4e",
+            "metadata": {"labels": {"a": "b" * 63}},
+            "conditions": [{"type": "Ready", "status": "True", "reason": "Succeeded", "message": "reconciled" * 10}],
+        }
+        for number in range(3000)
+    ]
+    names = [one["name"] for one in spaces]
+    owners = [{"kind": "User", "name": "dana", "clusterRoles": ["admin"]}]
+    status = {"spaces": spaces, "namespaces": names, "owners": owners, "observedGeneration": 3, "state": "Active"}
+    raw = msgspec.json.encode({"metadata": {"name": "oil"}, "spec": {"owners": owners}, "status": status})
+    assert len(raw) > 1_000_000
+
+    slim = publishable("Tenant", raw)
+
+    assert len(slim) < 1000
+    tenant = objects.decode_object("Tenant", slim)
+    assert isinstance(tenant, Tenant)
+    assert tenant.status.owners == tenant.spec.owners
+    assert tenant.status.observed_generation == 3
+
+
+@pytest.mark.parametrize("kind", sorted(objects.KINDS))
+def test_what_stands_for_an_object_decodes_and_is_being_deleted(kind: str) -> None:
+    found = objects.decode_object(kind, withheld(kind, "oil", "n", "u", "7"))
+    assert (found.metadata.name, found.metadata.uid, found.metadata.resource_version) == ("oil", "u", "7")
+    assert found.metadata.deletion_timestamp is not None
+    assert found.metadata.labels == found.metadata.annotations == {}
+    assert found.metadata.owner_references == []

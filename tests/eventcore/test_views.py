@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from eventcore import topology
-from eventcore.bus import Bus
+from eventcore.bus import Bus, BusMessage
 from eventcore.clock import now
 from eventcore.events import Mark, encode_body, object_event
 from eventcore.grants import TenantGrant, encode_grant
@@ -297,3 +297,92 @@ def test_a_view_takes_the_same_messages_in_any_number_of_parts() -> None:
     for one in messages[1:]:
         last.apply(one)
     assert whole.records() == last.records()
+
+
+async def test_a_reader_takes_more_than_the_server_lets_wait_for_anybody(
+    bus: Bus, settings: Settings, stopping: asyncio.Event, background: Background
+) -> None:
+    # given more on OBJECTS than nats-server sends to anybody at once, in large messages
+    for number in range(90):
+        await put(bus, f"large-{number:02}", number + 1, text="x" * 1_500_000)
+    other = await Bus.connect(settings, "test")
+    cut = asyncio.Event()
+    other.on_reconnect.append(cut.set)
+
+    # when a reader starts that has never seen any
+    late = Reader.objects(other)
+    background(late.run(stopping))
+    await late.barrier(30)
+
+    # then it has them all, though it may have been cut off once; and it reads them again without
+    assert names(late) == [f"large-{number:02}" for number in range(90)]
+    cut.clear()
+    late.rebuild()
+    sequence = await put(bus, "last", 91)
+    await late.wait_for(sequence, 30)
+    async with asyncio.timeout(30):
+        while late.rebuilds == 0:
+            await asyncio.sleep(0.05)
+    assert len(names(late)) == 91
+    assert not cut.is_set()
+    stopping.set()
+    await other.close()
+
+
+GARBAGE: list[tuple[str, dict[str, str], bytes]] = [
+    ("objects.Namespace._.a", {}, b"{}"),
+    ("objects.Namespace._.a", {"ce-type": "io.capsule-tether.object.changed.v1"}, b'{"metadata":{"name":"a"}}'),
+    ("objects.Namespace._.=zz", {}, b"{}"),
+    ("objects.Namespace._.===", {}, b"{}"),
+    ("objects.Unheard._.a", {}, b"{}"),
+    ("marks.Namespace", {}, b"nonsense"),
+    ("marks.Namespace", {}, b'{"kind":"Namespace","resource_version":"1","time":"2026-01-01T00:00:00"}'),
+    ("marks.=zz", {}, b"\xff"),
+]
+
+
+@pytest.mark.parametrize("type_", ["object.changed.v1", "object.deleted.v1", "object.changed.v2", "work.v1", "x"])
+@pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b"{}", b'{"metadata":{"name":7}}', b"null"])
+async def test_an_event_that_cannot_be_read_changes_nothing(type_: str, data: bytes) -> None:
+    view = ObjectsView()
+    target = ObjectKey("Namespace", "", "a")
+    headers = object_event("test", target, uid="u", resource_version="1").headers()
+    good = BusMessage(subject=target.subject(), sequence=1, time=now(), headers=headers, data=body("a"))
+    assert view.apply(good) is not None
+    bad = {**headers, "ce-type": f"io.capsule-tether.{type_}", "Nats-TTL": "9" * 5000}
+
+    assert view.apply(BusMessage(subject=target.subject(), sequence=2, time=now(), headers=bad, data=data)) is None
+
+    assert view.get("Namespace", "", "a") is not None
+    assert view.sequence == 2
+
+
+async def test_an_event_of_a_later_type_is_no_live_object() -> None:
+    target = ObjectKey("Namespace", "", "a")
+    headers = object_event("test", target, uid="u", resource_version="1").headers()
+    later = headers | {"ce-type": "io.capsule-tether.object.renamed.v1"}
+    view = ObjectsView()
+
+    assert (
+        view.apply(BusMessage(subject=target.subject(), sequence=1, time=now(), headers=later, data=body("a"))) is None
+    )
+
+    assert view.get("Namespace", "", "a") is None
+
+
+async def test_what_is_no_message_of_ours_stops_no_reader(
+    bus: Bus, reader: Reader[ObjectsView, ObjectRecord], stopping: asyncio.Event, background: Background
+) -> None:
+    # given one reader follows while garbage comes, and one begins after it
+    await put(bus, "good", 1)
+    for subject, headers, data in GARBAGE:
+        await bus.publish(subject, data, headers=headers)
+    sequence = await put(bus, "better", 2)
+    late = Reader.objects(bus)
+    background(late.run(stopping))
+
+    # then both have what is good, and go on
+    for one in (reader, late):
+        await one.wait_for(sequence, 10)
+        assert names(one) == ["better", "good"]
+        assert one.ready

@@ -16,7 +16,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 HOST = "127.0.0.1"
 START_SECONDS = 10.0
@@ -43,9 +43,13 @@ def find_binary() -> Path:
     return Path(on_path)
 
 
+MAX_PAYLOAD: Final = "4MiB"
+"""As in deploy/nats.conf."""
+
+
 def render_config(*, port: int, store_dir: Path | None, extra: str = "") -> str:
     """Return nats-server configuration text; without ``store_dir`` the server has no JetStream. Port -1 means any."""
-    lines = [f"host: {HOST}", f"port: {port}"]
+    lines = [f"host: {HOST}", f"port: {port}", f"max_payload: {MAX_PAYLOAD}"]
     if store_dir is not None:
         lines += ["jetstream {", f"  store_dir: {json.dumps(str(store_dir))}", "}"]
     if extra:

@@ -1,13 +1,14 @@
 """The mover: a request that was delivered too often goes to DLQ, and only then leaves WORK.
 
 When ``max_deliver`` is reached the lane goes on, but the message stays in WORK for ever; the server says so once, in
-an advisory. DLQ keeps the advisories; a durable consumer, shared by all workers, turns each into a dead letter.
+an advisory. DLQ keeps the advisories; a durable consumer, shared by all workers, turns each into a dead letter. What is
+no advisory is told and acknowledged, so that it stops neither the mover nor the worker around it.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import nats.errors
@@ -15,7 +16,8 @@ import nats.js.errors
 
 from eventcore.clock import now
 from eventcore.errors import BusError, EventError
-from eventcore.events import DeadLetter
+from eventcore.events import DeadLetter, decode_body
+from eventcore.foreign import shown
 from eventcore.keys import parse_work_subject
 from eventcore.logs import get
 from eventcore.pulling import Pull, status_of
@@ -38,7 +40,7 @@ EXPIRES: Final = 10.0
 class _Advisory(msgspec.Struct, frozen=True):
     stream: str
     consumer: str
-    stream_seq: int
+    stream_seq: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
     deliveries: int = 0
 
 
@@ -53,8 +55,13 @@ async def move(bus: Bus, metrics: Metrics, stopping: asyncio.Event) -> None:
                     message = await pull.next(EXPIRES + 1)
                     if message is None:
                         await pull.close_and_give_back()
-                    elif status_of(message) is None:
+                    elif (status := status_of(message)) is None:
                         await _move_one(bus, metrics, message)
+                    elif status not in {"404", "408"}:
+                        # Nobody answers yet, or there is no such consumer: asked again, but not at once.
+                        log.warning("mover waits for its consumer", status=status, do="tether topology apply")
+                        await pull.close_and_give_back()
+                        await pause(stopping, 1.0)
                 except (BusError, nats.errors.Error, TimeoutError, OSError) as error:
                     log.warning("mover waits for the bus", error=str(error) or type(error).__name__)
                     await pull.close_and_give_back()
@@ -64,7 +71,12 @@ async def move(bus: Bus, metrics: Metrics, stopping: asyncio.Event) -> None:
 
 
 async def _move_one(bus: Bus, metrics: Metrics, message: Msg) -> None:
-    advisory = msgspec.json.decode(message.data, type=_Advisory)
+    try:
+        advisory = decode_body(_Advisory, message.data)
+    except EventError as error:
+        log.error("message among the advisories is none, set aside", subject=shown(message.subject), error=str(error))
+        await message.ack_sync()
+        return
     try:
         original = await bus.js.get_msg(WORK, seq=advisory.stream_seq)
     except nats.js.errors.NotFoundError:
@@ -93,4 +105,4 @@ async def _move_one(bus: Bus, metrics: Metrics, message: Msg) -> None:
     with suppress(nats.js.errors.NotFoundError):
         await bus.js.delete_msg(WORK, advisory.stream_seq)
     await message.ack_sync()
-    log.error("request moved to the dead letters", worker=named[0], key=named[1], deliveries=advisory.deliveries)
+    log.error("request moved to the dead letters", worker=named[0], key=shown(named[1]), deliveries=advisory.deliveries)

@@ -191,5 +191,5 @@ def decode_body(type_: type[T], data: bytes) -> T:
     """Decode one of our bodies; EventError tells what is wrong without quoting it."""
     try:
         return msgspec.json.decode(data, type=type_)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EventError(f"not a {type_.__name__}: {error}") from error

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import nats.errors
 
 from eventcore import topology
+from eventcore.bus import KV_PREFIX
 from eventcore.bus import Bus as Connection
 from eventcore.clock import KUBE, NATS, now
-from eventcore.errors import BusError, SettingsError, StreamMissingError
+from eventcore.errors import BusError, EventError, SettingsError, StreamMissingError
 from eventcore.events import Mark, decode_body
-from eventcore.keys import LANES, WORKERS, lane_consumer
+from eventcore.keys import LANES, WORKERS, Key, lane_consumer
 from eventcore.logs import redact
 from eventcore.topology import consumers_of
 from tether.doctor_snapshot import Bus
 from tether.status_read import read_all
 from watchers.kinds import rows
+from workers.ownership import Account
 
 if TYPE_CHECKING:
     from eventcore.settings import Settings
@@ -38,6 +41,7 @@ async def look_at_bus(settings: Settings) -> Bus:
             idle=await _idle(connection),
             dead_letters=await _dead_letters(connection),
             skew=await _skew(connection),
+            former=await _former(connection),
         )
     except (BusError, nats.errors.Error, TimeoutError) as error:
         return Bus(url=url, error=f"answers, but cannot be read: {str(error) or type(error).__name__}")
@@ -62,6 +66,22 @@ async def _skew(connection: Connection) -> float:
     except StreamMissingError:
         return 0.0
     return NATS.offset - KUBE.offset
+
+
+async def _former(connection: Connection) -> tuple[Account, ...]:
+    """Return the accounts whose grant was taken back: a deleted key of the bucket stays as such."""
+    prefix = KV_PREFIX
+    try:
+        messages = [m async for m in read_all(connection, topology.ACCESS, f"{prefix}account.>", last=True)]
+    except StreamMissingError:
+        return ()
+    found = []
+    for message in messages:
+        with suppress(EventError):
+            parts = Key.of_token(message.subject.removeprefix(prefix)).parts
+            if "KV-Operation" in message.headers and len(parts) == len("abc"):
+                found.append(Account(*parts[1:]))
+    return tuple(sorted(found))
 
 
 async def _idle(connection: Connection) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from eventcore.clock import TOLERANCE, apart
 from eventcore.objects import CAPSULE_GROUP
 from tether.doctor_snapshot import SEVERITIES, Finding
 from tether.doctor_tenants import tenant_findings
+from tether.former_owners import former_findings
 from workers.entitlement import REQUIRED_KINDS
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def findings(snapshot: Snapshot) -> list[Finding]:
         *_flux(snapshot),
         *_authority(snapshot),
         *tenant_findings(snapshot),
+        *former_findings(snapshot.former),
         *_addon(snapshot),
         *_leftovers(snapshot),
     ]

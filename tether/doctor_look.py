@@ -13,6 +13,7 @@ from eventcore.clock import KUBE, now
 from eventcore.errors import ForbiddenError
 from eventcore.kube import api_path
 from eventcore.objects import ANNOTATION_ACCOUNT, CAPSULE_GROUP, Meta, PartialObject
+from tether import former_owners
 from tether.cluster_lists import (
     LEGACY_ACCOUNT,
     Deployment,
@@ -102,6 +103,9 @@ async def look(client: KubeClient, settings: Settings, *, namespace: str) -> Sna
     judged = [] if "secrets" in unreadable else list(entitled(relations))
     accounts = tuple(_with_wishes(account_state(account, secrets, settings), relations, settings) for account in judged)
     leftovers = await allowed("leftovers of Flux", _leftovers(client, tenancy, served), ())
+    bus = await look_at_bus(settings)
+    reading_former = former_owners.look(client, relations, bus.former, settings.home_cluster_role)
+    former = await allowed("rights at the homes of former owners", reading_former, ())
     return Snapshot(
         time=now(),
         skew=KUBE.skew,
@@ -117,7 +121,7 @@ async def look(client: KubeClient, settings: Settings, *, namespace: str) -> Sna
         rotate_at=settings.rotation_age() / settings.token_ttl,
         tenancy=tenancy,
         survey=survey,
-        bus=await look_at_bus(settings),
+        bus=bus,
         absent=absent,
         rights=rights,
         flux=tuple(d for d in deployments if _is_flux(d)),
@@ -125,6 +129,7 @@ async def look(client: KubeClient, settings: Settings, *, namespace: str) -> Sna
         accounts=accounts,
         leftovers=leftovers,
         readers=await allowed("roles and their bindings", look_at_readers(client, accounts), {}),
+        former=former,
     )
 
 

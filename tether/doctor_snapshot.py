@@ -45,6 +45,7 @@ class Bus(msgspec.Struct, frozen=True, kw_only=True):
     idle: tuple[str, ...] = ()  # workers that nobody runs
     dead_letters: int = 0
     skew: float = 0.0  # seconds that its clock is ahead of the API server's
+    former: tuple[Account, ...] = ()  # accounts whose grant was taken back
 
 
 class Authority(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,13 @@ class AccountState(msgspec.Struct, frozen=True, kw_only=True):
     distributed: bool = True  # not where a ConfigMap stands instead of the Secrets
 
 
+class FormerOwner(msgspec.Struct, frozen=True, kw_only=True):
+    """An account that owned a Tenant and is still there. ``bindings`` give accounts of its home all rights there."""
+
+    account: Account
+    bindings: tuple[str, ...] = ()
+
+
 class Leftover(msgspec.Struct, frozen=True, kw_only=True):
     """An object that holds up the end of its namespace."""
 
@@ -131,3 +139,4 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     accounts: tuple[AccountState, ...] = ()
     leftovers: tuple[Leftover, ...] = ()
     readers: dict[str, tuple[Subject, ...]] = {}  # whom RoleBindings let read kubeconfigs, by namespace
+    former: tuple[FormerOwner, ...] = ()

@@ -16,6 +16,7 @@ from eventcore.grants import TenantGrant
 from eventcore.keys import WORKERS, Key, parse_work_subject
 from eventcore.objects import PartialObject
 from tether.cluster_relations import entitled, refused
+from tether.status_revoking import Asked, Revoking, revoking
 from workers.desired import ANNOTATION_GENERATION, Token
 from workers.names import token_name
 from workers.ownership import Account, is_enabled
@@ -63,6 +64,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
     since: datetime
     due: datetime | None = None
+    origin: datetime | None = None  # when the change happened that led to it
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +113,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[Lane, ...] = ()
     tenants: tuple[TenantStatus, ...] = ()
     accounts: tuple[AccountStatus, ...] = ()
+    revoking: tuple[Revoking, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     failures: tuple[Failure, ...] = ()
 
@@ -143,6 +146,7 @@ def assemble(
         workers=tuple(_workers(waiting, queues)),
         tenants=tuple(_tenants(relations, granted)),
         accounts=tuple(_accounts(view, relations, granted)),
+        revoking=tuple(revoking(view, relations, granted, map(_asked, waiting), time)),
         waiting=tuple(waiting),
         failures=tuple(sorted(_failures(queues), key=lambda one: one.time, reverse=True)[:FAILURES]),
     )
@@ -173,6 +177,7 @@ def of_tenant(status: Status, tenant: str) -> Status | None:
         status,
         tenants=tenants,
         accounts=accounts,
+        revoking=tuple(one for one in status.revoking if tenant in one.tenants or one.account in names),
         waiting=tuple(one for one in status.waiting if concerns(one.key)),
         failures=tuple(
             one for one in status.failures if one.tenant == tenant or one.account in names or concerns(one.object)
@@ -194,8 +199,19 @@ def waiting_of(message: BusMessage) -> Waiting | None:
         with suppress(ValueError):
             due = datetime.fromisoformat(message.headers.get(_SCHEDULE, "").removeprefix("@at "))
     return Waiting(
-        worker=worker, key=str(key), reason=request.reason, attempt=request.attempt, since=message.time, due=due
+        worker=worker,
+        key=str(key),
+        reason=request.reason,
+        attempt=request.attempt,
+        since=message.time,
+        due=due,
+        origin=request.since,
     )
+
+
+def _asked(one: Waiting) -> Asked:
+    parts = one.key.split("/")
+    return Asked("/".join(parts[1:] if parts[0] == "account" and len(parts) == len("abc") else parts[:2]), one.origin)
 
 
 def _kinds(view: ObjectsView, time: datetime, watched: Container[str]) -> Iterable[KindAge]:

@@ -28,6 +28,8 @@ def render(status: Status) -> RenderableType:
     """Return the whole picture."""
     status = cleaned(status)
     parts: list[RenderableType] = [_fresh(status), _workers(status), _tenants(status), _accounts(status)]
+    if status.revoking:
+        parts.append(_revoking(status))
     if status.waiting:
         parts.append(_waiting(status))
     if status.failures:
@@ -105,6 +107,15 @@ def _copies(account: AccountStatus) -> Text:
         return Text(text, style="green")
     named = ", ".join(account.behind[:_SHOWN]) + (", ..." if len(account.behind) > _SHOWN else "")
     return Text(f"{text}; not in {named}", style="yellow")
+
+
+def _revoking(status: Status) -> RenderableType:
+    table = _table("\nREVOKES", "account", "still has", "for", "")
+    for one in status.revoking:
+        span = "an unknown time" if one.since is None else _span((status.time - one.since).total_seconds())
+        late = Text("longer than it should take", style="red") if one.late else Text("under way", style="yellow")
+        table.add_row(one.account, ", ".join(one.has), span, late)
+    return table
 
 
 def _waiting(status: Status) -> RenderableType:

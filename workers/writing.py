@@ -79,11 +79,9 @@ class Writer:
             return None
 
     def is_ours(self, target: Target, existing: Existing, account: Account | None) -> bool:
-        """Tell whether Tether made this for an account: by its marks, or by its uid where they were taken off."""
-        if existing.belongs_to(account):
-            return True
-        memory = self._memory
-        return account is not None and memory is not None and memory.made_for(target, existing.uid) == account
+        """Tell whether Tether made this for an account: by its uid, and where that is not known by its marks."""
+        made_for = self._memory.made_for(target, existing.uid) if self._memory is not None and account else None
+        return existing.belongs_to(account) if made_for is None else made_for == account
 
     async def ensure(
         self,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from eventcore import consumer, dead_letters, depth, topology
 from eventcore.clock import now
-from eventcore.consumer import Again, Done, Lease, Result, Retry, Run, Terminal, Worker, backoff
+from eventcore.consumer import Again, Done, Lease, Result, Retry, Run, Terminal, Worker, again, backoff
 from eventcore.errors import KubeError, LeaseLostError
 from eventcore.events import DeadLetter, WorkRequest, decode_body, object_event
 from eventcore.keys import Key, ObjectKey, encode, key, lane_consumer, timer_subject
@@ -516,3 +516,25 @@ def test_back_off_doubles_up_to_its_limit_and_honours_retry_after(attempt: int) 
     nominal = min(300.0, 2.0 ** min(attempt, 30))
     assert 0.8 * nominal <= wait <= 1.2 * nominal
     assert backoff(attempt, 1.0, 300.0, after=1000.0) == 1000.0
+
+
+def test_a_retry_keeps_when_the_change_happened_that_led_to_the_first_try() -> None:
+    happened = datetime(2026, 1, 2, tzinfo=UTC)
+
+    retried = again(again(WorkRequest(reason="event", cause_id="c:uid:7", since=happened)))
+
+    assert (retried.since, retried.attempt, retried.cause_id) == (happened, 2, "c:uid:7")
+
+
+async def test_a_retry_may_bound_its_back_off(bus: Bus, start: Callable[[Recorder], None]) -> None:
+    async def act(run: Run) -> Result:
+        return Retry("not yet", at_most=0.001)
+
+    recorder = Recorder(act)
+    start(recorder)
+
+    # Given it has failed so often that the next try would be minutes away
+    await bus.work("rbac", ACCOUNT, WorkRequest(reason="retry", attempt=20))
+
+    # Then it is tried again at once, and again
+    await recorder.until(3)

@@ -76,6 +76,7 @@ class StreamState(msgspec.Struct, frozen=True, kw_only=True):
     last_sequence: int
     messages: int
     subjects: int = 0
+    size: int = 0  # bytes
 
 
 class KvEntry(msgspec.Struct, frozen=True):
@@ -93,6 +94,7 @@ class _State(msgspec.Struct, frozen=True):
     last_seq: int = 0
     messages: int = 0
     num_subjects: int = 0
+    bytes: int = 0
 
 
 class _ApiError(msgspec.Struct, frozen=True):
@@ -263,6 +265,7 @@ class Bus:
             last_sequence=info.state.last_seq,
             messages=info.state.messages,
             subjects=info.state.num_subjects,
+            size=info.state.bytes,
         )
 
     async def work(self, worker: str, target: Key, request: events.WorkRequest, *, msg_id: str = "") -> PubAck:

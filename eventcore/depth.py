@@ -1,4 +1,7 @@
-"""How much waits in WORK, and for how long: what an autoscaler and an operator look at, for the whole fleet."""
+"""How much waits in WORK, and for how long: what an autoscaler and an operator look at, for the whole fleet.
+
+And how full AUDIT is: once it is, its oldest records go before their time.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from eventcore.clock import NATS
 from eventcore.errors import BusError
 from eventcore.keys import WORKERS
 from eventcore.logs import get
-from eventcore.topology import WORK, consumers_of
+from eventcore.topology import AUDIT, WORK, consumers_of
 from eventcore.waiting import pause
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ INTERVAL: Final = 10.0
 async def measure(bus: Bus, metrics: Metrics, stopping: asyncio.Event, *, interval: float = INTERVAL) -> None:
     """Keep ``workqueue_depth`` and ``tether_work_oldest_seconds`` of each worker up to date until told to stop.
 
-    Both count requests that wait or are in hand.
+    Both count requests that wait or are in hand. ``tether_audit_bytes`` goes with them.
     """
     while not stopping.is_set():
         try:
@@ -40,6 +43,7 @@ async def measure(bus: Bus, metrics: Metrics, stopping: asyncio.Event, *, interv
             for worker in WORKERS:
                 metrics.queue_depth.labels(worker).set(depth[worker])
                 metrics.queue_oldest.labels(worker).set(await _oldest(bus, worker))
+            metrics.audit_bytes.set((await bus.stream_state(AUDIT)).size)
         except (BusError, nats.errors.Error, TimeoutError, OSError) as error:
             log.debug("depth of WORK is not known", error=str(error) or type(error).__name__)
         await pause(stopping, interval)

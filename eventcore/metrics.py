@@ -65,6 +65,7 @@ class Metrics:
             ["controller"],
             registry=of,
         )
+        self.audit_bytes = Gauge("tether_audit_bytes", "Bytes of the audit records that are kept", registry=of)
         self.queue_retries = Counter(  # controller
             "workqueue_retries", "Retries that were scheduled", ["controller"], registry=of
         )

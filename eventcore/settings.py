@@ -62,6 +62,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nats_connect_timeout: Annotated[float, _seconds("nats", "time for the first connection and for a request")] = 5.0
     stream_replicas: Annotated[int, _number("nats", "copies of each stream and bucket: 1, or 3 in a cluster", 1, 5)] = 1
     audit_max_age: Annotated[float, _seconds("nats", "how long audit records are kept", HOUR)] = 30 * DAY
+    audit_max_bytes: Annotated[
+        int, _number("nats", "bytes of audit records that are kept; the oldest go for new ones", 1024 * 1024)
+    ] = 1024 * 1024 * 1024
     dlq_max_age: Annotated[float, _seconds("nats", "how long dead letters are kept", HOUR)] = 90 * DAY
 
     # Kubernetes.

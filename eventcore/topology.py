@@ -85,11 +85,13 @@ def streams(settings: Settings) -> list[StreamConfig]:
             allow_direct=True,
             **common,
         ),
+        # Full, it gives up its oldest records: one that took no more would hold up every grant, as each is recorded.
         StreamConfig(
             name=AUDIT,
             subjects=["audit.*.*.*"],
             max_age=settings.audit_max_age,
-            discard=DiscardPolicy.NEW,
+            max_bytes=settings.audit_max_bytes,
+            discard=DiscardPolicy.OLD,
             deny_delete=True,
             deny_purge=True,
             **common,

@@ -62,7 +62,7 @@ class Freshener:
         """Return how current memory is at this moment."""
         self._look()
         at = time.monotonic()
-        loaded = all(when != float("-inf") for when in self._complete.values())
+        loaded = bool(self._objects.created and self._access.created)
         ages = [at - when for when in self._complete.values()]
         ages += [self._objects.view.age(kind) for kind in self._kinds]
         return Freshness(ready=loaded, age=max(ages), limit=self._limit)
@@ -92,10 +92,10 @@ class Freshener:
     def _report(self) -> None:
         """Set the checks; what was loaded once stays so."""
         why = f"the grants are not complete: {self._completeness.lacking}"
-        self._readiness.set("grants", ok=self._complete["access"] != float("-inf"), why=why)
+        self._readiness.set("grants", ok=bool(self._access.created), why=why)
         unlisted = self._completeness.unlisted()
         why = f"no watcher has vouched for it: {unlisted}" if unlisted else "not complete"
-        self._readiness.set("namespaces", ok=self._complete["objects"] != float("-inf"), why=why)
+        self._readiness.set("namespaces", ok=bool(self._objects.created), why=why)
 
     def _say(self, found: Freshness) -> None:
         if found.fresh:

@@ -146,6 +146,9 @@ class Measures:
         self.audit_dropped = Counter(
             "tether_proxy_audit_dropped", "Audit records that could not be published", registry=of
         )
+        self.audit_summed = Counter(
+            "tether_proxy_audit_summed", "Refusals that are not records of their own but counted in one", registry=of
+        )
         self.access_dropped = Counter(
             "tether_proxy_access_lines_dropped", "Access lines that nobody took in time", registry=of
         )

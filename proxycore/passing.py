@@ -182,11 +182,19 @@ class Passing:
         return self.read_at_once(asked, _one(asked, name), ends, lambda: True)
 
     async def write(self, asked: Asked) -> None:
-        """Send a write to an object that the grants give the caller under the proxy's account, and record it."""
+        """Send a write to an object that the grants give the caller under the proxy's account, and record it.
+
+        RefusedError 503, and nothing is sent, where it could not be recorded.
+        """
         body = asked.request if asked.request.has_body else None
-        sent = self._upstream.as_proxy(asked.request.method, asked.info.target, asked.passed, body=body)
-        upstream = await asked.run.upstream(sent)
-        self._auditor.written(asked.info, asked.acting.identity, code=upstream.code)
+        self._auditor.expect_write()
+        code = 0
+        try:
+            sent = self._upstream.as_proxy(asked.request.method, asked.info.target, asked.passed, body=body)
+            upstream = await asked.run.upstream(sent)
+            code = upstream.code
+        finally:
+            self._auditor.written(asked.info, asked.acting.identity, code=code)
         await self.relay(asked.request, asked.run, upstream)
 
     async def review(self, asked: Asked, *, rules: bool) -> None:
@@ -230,13 +238,10 @@ class Passing:
     def _note(self, run: Run, upstream: Answered) -> None:
         run.began()
         if upstream.code in REFUSALS:
-            why, asked_for = (
-                "refused by the API server",
-                "" if run.proven or run.identity is None else run.identity.user,
-            )
+            asked_for = "" if run.proven or run.identity is None else run.identity.user
             who = run.caller if asked_for else run.identity
-            why = f"{why}, asked to act as {asked_for}" if asked_for else why
-            self._auditor.refused(run.info, who, code=upstream.code, why=why)
+            why = "refused by the API server" + (f", asked to act as {asked_for}" if asked_for else "")
+            self._auditor.refused(run.info, who, code=upstream.code, why=why, peer=run.request.peer)
         run.answer = upstream
 
 

@@ -333,7 +333,7 @@ class Proxy:
 
     def _refuse(self, request: Request, run: Run, status: Status) -> None:
         if status.code in REFUSALS:
-            self._auditor.refused(run.info, run.identity, code=status.code, why=status.message)
+            self._auditor.refused(run.info, run.identity, code=status.code, why=status.message, peer=request.peer)
         extra = []
         if status.retry_after:
             extra.append(("Retry-After", str(status.retry_after)))

@@ -40,6 +40,7 @@ async def look_at_bus(settings: Settings) -> Bus:
             ages=await _ages(connection, settings),
             idle=await _idle(connection),
             dead_letters=await _dead_letters(connection),
+            audit_fill=await _audit_fill(connection, settings),
             skew=await _skew(connection),
             former=await _former(connection),
         )
@@ -99,3 +100,10 @@ async def _dead_letters(connection: Connection) -> int:
         return len([1 async for _ in read_all(connection, topology.DLQ, "dlq.>")])
     except StreamMissingError:
         return 0
+
+
+async def _audit_fill(connection: Connection, settings: Settings) -> float:
+    try:
+        return (await connection.stream_state(topology.AUDIT)).size / settings.audit_max_bytes
+    except StreamMissingError:
+        return 0.0

@@ -25,6 +25,8 @@ FLUX: Final = {
     "helm.toolkit.fluxcd.io": ("v2", "helmreleases"),
 }
 """Groups of Flux: the version that is current, and a kind of it."""
+NEARLY_FULL: Final = 0.8
+"""Share of the size of AUDIT from which it is told."""
 OLD: Final = 60.0
 """Seconds after which nobody watches any more: marks come every few seconds."""
 SOON_DAYS: Final = 14
@@ -166,6 +168,10 @@ def _processes(bus: Bus) -> Iterator[Finding]:
     if bus.dead_letters:
         text = f"holds {bus.dead_letters} requests that could not be handled"
         yield _finding("warning", "workers", "stream DLQ", text, "`tether status` says which and why")
+    if bus.audit_fill >= NEARLY_FULL:
+        text = f"holds {bus.audit_fill:.0%} of its size: its oldest records go before --audit-max-age is over"
+        todo = "raise --audit-max-bytes and run `tether topology apply`, or keep a copy of `tether audit tail --json`"
+        yield _finding("warning", "bus", "stream AUDIT", text, todo)
 
 
 def _rights(snapshot: Snapshot) -> Iterator[Finding]:

@@ -44,6 +44,7 @@ class Bus(msgspec.Struct, frozen=True, kw_only=True):
     ages: dict[str, float] = {}  # seconds since a watcher vouched for a kind
     idle: tuple[str, ...] = ()  # workers that nobody runs
     dead_letters: int = 0
+    audit_fill: float = 0.0  # share of its size that AUDIT holds
     skew: float = 0.0  # seconds that its clock is ahead of the API server's
     former: tuple[Account, ...] = ()  # accounts whose grant was taken back
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
+
+from nats.js.api import DiscardPolicy
 
 from eventcore import topology
 from eventcore.bus import Bus
+from eventcore.clock import now
+from eventcore.events import AuditRecord
 from eventcore.keys import LANES, WORKERS
 
 if TYPE_CHECKING:
     from eventcore.settings import Settings
+    from tests.conftest import MakeBus, MakeSettings
 
 
 async def test_on_an_empty_server_everything_is_missing_and_looking_changes_nothing(settings: Settings) -> None:
@@ -59,6 +65,39 @@ async def test_no_consumer_sees_a_resting_timer(bus: Bus) -> None:
     # A schedule inside a lane's filter would be delivered at once.
     for consumer in await bus.js.consumers_info("WORK"):
         assert not str(consumer.config.filter_subject).startswith("timer.")
+
+
+async def test_a_stream_of_before_gets_its_size(bus: Bus, settings: Settings) -> None:
+    # Given AUDIT as it was made before it had a size
+    await bus.js.delete_stream("AUDIT")
+    (audit,) = [one for one in topology.streams(settings) if one.name == "AUDIT"]
+    audit.max_bytes, audit.discard = None, DiscardPolicy.NEW
+    await bus.js.add_stream(audit)
+
+    # When the topology is applied
+    found = await topology.apply(bus, settings)
+
+    # Then it has one, and its oldest records go once it is full
+    assert [difference.field for difference in found] == ["max_bytes", "discard"]
+    config = (await bus.js.stream_info("AUDIT")).config
+    assert (config.max_bytes, config.discard) == (settings.audit_max_bytes, DiscardPolicy.OLD)
+    assert config.deny_purge
+    assert await topology.apply(bus, settings, dry_run=True) == []
+
+
+async def test_a_full_audit_takes_records_and_gives_up_the_oldest(
+    make_bus: MakeBus, make_settings: MakeSettings
+) -> None:
+    bus = await make_bus(settings=make_settings(audit_max_bytes=1024 * 1024))
+    record = AuditRecord(time=now(), component="proxy", action="refused", outcome="refused", message="x" * 1000)
+
+    for _ in range(20):
+        await asyncio.gather(*(bus.audit(record) for _ in range(100)))
+
+    state = await bus.stream_state("AUDIT")
+    assert state.last_sequence == 2000
+    assert 0 < state.messages < 1000
+    assert 900_000 < state.size <= 1024 * 1024
 
 
 async def test_audit_cannot_be_deleted_or_purged(bus: Bus) -> None:

@@ -434,3 +434,30 @@ async def test_old_grants_are_not_used(kinds: World) -> None:
                 await asyncio.sleep(0.05)
 
     assert int(found.headers["Retry-After"]) > 0
+
+
+async def test_where_nats_is_away_a_write_is_refused_before_it_is_sent(kinds: World) -> None:
+    await put(kinds, STORAGE, "fast", provisioner="x")
+    owner = await owner_of(
+        kinds, choices={"StorageClasses": chosen("fast")}, operations={"StorageClasses": (*LIST, "Update")}
+    )
+    change = {"metadata": {"labels": {"touched": "yes"}}}
+    storage = kinds.api.store.resource("storage.k8s.io", "storageclasses")
+    assert storage is not None
+    assert await names(owner, STORAGE) == ["fast"]
+    await kinds.nats.stop()
+    try:
+        async with asyncio.timeout(15):
+            while kinds.service.access.bus.connected:
+                await asyncio.sleep(0.01)  # the connection tells nobody here
+        refused = await merge(owner, f"{STORAGE}/fast", change)
+    finally:
+        await kinds.nats.start()
+
+    assert (refused.status, refused.headers.get("Retry-After")) == (503, "5")
+    assert "recorded" in refused.body["message"]
+    assert not (kinds.api.store.get(storage, "", "fast") or {})["metadata"].get("labels")
+    async with asyncio.timeout(15):
+        while not kinds.service.access.ready:
+            await asyncio.sleep(0.01)  # as above
+    assert (await merge(owner, f"{STORAGE}/fast", change)).status == 200

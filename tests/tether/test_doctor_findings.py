@@ -240,6 +240,7 @@ CASES: dict[str, tuple[Snapshot, str, str, str]] = {
     "a clock that is behind": (healthy(skew=-61.0), "warning", "clocks", "61 s behind that of the API server"),
     "a clock of NATS that is ahead": (bus(skew=9.0), "warning", "clocks", "9 s ahead of that of the API server"),
     "dead letters": (bus(dead_letters=2), "warning", "workers", "tether status"),
+    "an audit that is nearly full": (bus(audit_fill=0.81), "warning", "bus", "--audit-max-bytes"),
     "an account of ours missing": (
         healthy(absent=("ServiceAccount/capsule-system/tether-worker",)),
         "error",

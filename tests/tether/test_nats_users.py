@@ -58,6 +58,7 @@ MAY_ASK = {
     "watcher": reads(OBJECTS) | {"STREAM.MSG.GET.OBJECTS"},
     "router": reads(OBJECTS) | reads(ACCESS),
     "worker": reads(OBJECTS)
+    | {"STREAM.INFO.AUDIT"}
     | {
         "CONSUMER.MSG.NEXT.WORK.token-0",
         "CONSUMER.LIST.WORK",

@@ -18,7 +18,7 @@ import nats.errors
 import nats.js.errors
 
 from eventcore import events
-from eventcore.bus_credentials import LoginClient, expect_jetstream, is_refusal, log_in
+from eventcore.bus_credentials import LoginClient, credentials, expect_jetstream, is_refusal, log_in
 from eventcore.bus_limits import audit_within, letter_within, raise_if_final, refuse_what_cuts_off
 from eventcore.clock import KUBE, NATS, now
 from eventcore.errors import (
@@ -131,8 +131,9 @@ class Bus:
         bus = cls(LoginClient(settings), name, metrics)
         inbox = f"_INBOX_{encode(name.split('-', maxsplit=1)[0])}"
         heard = {"error_cb": bus._on_error, "disconnected_cb": bus._on_disconnect, "reconnected_cb": bus._on_reconnect}
+        options = credentials(settings) | heard | {"name": name, "inbox_prefix": inbox}
         try:
-            await log_in(bus.nc, settings, lambda: bus._refusal, name=name, inbox_prefix=inbox, **heard)
+            await log_in(bus.nc, settings, lambda: bus._refusal, options)
             bus.nc.options["max_reconnect_attempts"] = -1
             bus.nc.options["reconnect_time_wait"] = RETRY_PAUSE
             await expect_jetstream(bus.js, settings)

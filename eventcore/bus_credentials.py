@@ -116,12 +116,13 @@ class _UnusableFileError(nats.errors.Error):
     """A file does not hold what it should. nats-py tries again after its own errors, and ends with any other."""
 
 
-async def log_in(client: Client, settings: Settings, refusal: Callable[[], Exception | None], **options: Any) -> None:
-    """Connect for the first time; ``options`` are further ones of nats-py, ``refusal`` tells what was heard meanwhile.
+async def log_in(
+    client: Client, settings: Settings, refusal: Callable[[], Exception | None], options: dict[str, Any]
+) -> None:
+    """Connect for the first time, with further ``options`` of nats-py; ``refusal`` tells what was heard meanwhile.
 
-    BusUnreachableError or LoginRefusedError, SettingsError for credentials that cannot be used.
+    BusUnreachableError or LoginRefusedError.
     """
-    login = credentials(settings)
     try:
         async with asyncio.timeout(settings.nats_connect_timeout):
             await client.connect(
@@ -131,7 +132,6 @@ async def log_in(client: Client, settings: Settings, refusal: Callable[[], Excep
                 connect_timeout=max(1, int(settings.nats_connect_timeout)),
                 ping_interval=5,
                 max_outstanding_pings=2,
-                **login,
                 **options,
             )
     except (OSError, TimeoutError, nats.errors.Error) as error:

@@ -84,7 +84,6 @@ async def test_a_killed_watcher_is_made_up_for_by_the_next_one(world: World) -> 
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
-        ({"TETHER_NATS_URL": "nats://127.0.0.1:1"}, "no NATS server answers at nats://127.0.0.1:1"),
         ({"TETHER_KUBECONFIG": "/nowhere/kubeconfig"}, "there is no kubeconfig at /nowhere/kubeconfig"),
     ],
 )

@@ -33,6 +33,7 @@ STEP_SECONDS: Final = 30.0
 """A bound for broken runs: a step that takes longer is taken for one that never ends."""
 KUBECONFIG: Final = f"{ACCOUNT}-kubeconfig"
 NAMESPACES: Final = api_path("", "v1", "namespaces")
+_MATE: Final = "mate"
 _AGAIN_SECONDS: Final = 0.03
 _BUSY = frozenset({429, 500, 502, 503, 504})
 
@@ -50,12 +51,14 @@ class Victim:
     def __init__(self, tenancy: Tenancy, *, spoil: dict[str, Any] | None = None, tampers: bool = False) -> None:
         self.tenancy = tenancy
         self.namespace = f"{tenancy.name}-web"
+        self.mate = f"system:serviceaccount:{tenancy.home}:{_MATE}"  # an owner that is not enabled, as people are
         self.found = Found()
         self.took: dict[str, float] = {}
         self.revoked: dict[str, float] = {}
         self.token = ""
         self.minted = ""  # a token that it made for itself, if it did
         self.shared: set[str] = set()  # what others show it of their own
+        self._mates_token = ""
         self._spoil = spoil or {}
         self._tampers = tampers
 
@@ -80,10 +83,11 @@ class Victim:
         began = time.monotonic()
         tenancy = self.tenancy
         await tenancy.make_home()
-        tenant = tenancy.tenant(tenancy.user)
+        tenant = tenancy.tenant(tenancy.user, self.mate)
         tenant["metadata"] |= self._spoil.get("metadata", {})
         tenant["spec"] |= self._spoil.get("spec", {})
-        await tenancy.apply(tenant, tenancy.account(**{ENABLED: "true"}))
+        mate = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": _MATE, "namespace": tenancy.home}}
+        await tenancy.apply(tenant, tenancy.account(**{ENABLED: "true"}), mate)
         await self._until("kubeconfig at home", lambda: tenancy.get("Secret", tenancy.home, KUBECONFIG), began)
         self.token = await tenancy.token()
         async with tenancy.flux() as door:
@@ -106,6 +110,9 @@ class Victim:
             return self.namespace in shown
 
         await self._until("exactly its own listed", listed)
+        issued = await self.tenancy.admin.token_request(self.tenancy.home, _MATE, expiration_seconds=3600)
+        self._mates_token = issued.token
+        await self._until("listed to the other owner", self._mate_sees)
         maps = api_path("", "v1", "configmaps", namespace=self.namespace)
         await self._answered("a ConfigMap made", lambda: door.post(maps, {"metadata": {"name": "work"}}), 201)
         await self._answered("its ConfigMaps listed", lambda: door.get(maps), 200)
@@ -141,7 +148,15 @@ class Victim:
         rights = [("RoleBinding", tenancy.home, ACCOUNT), ("ClusterRoleBinding", "", tenancy.impersonator)]
         places = [(tenancy.home, f"{ACCOUNT}-token"), (tenancy.home, KUBECONFIG), (self.namespace, KUBECONFIG)]
         places = places[2:] if self._tampers else places
+
+        async def forgotten() -> None:
+            async def sees_nothing() -> bool:
+                return not await self._mate_sees()
+
+            await self._until("nothing listed to the other owner", sees_nothing, began, of=self.revoked)
+
         ends = await asyncio.gather(
+            forgotten(),
             dead(direct=False),
             dead(direct=True),
             gone("rights", *rights),
@@ -171,6 +186,9 @@ class Victim:
     async def _take_away(self, how: How) -> None:
         tenancy, admin = self.tenancy, self.tenancy.admin
         account = path("ServiceAccount", tenancy.home, ACCOUNT)
+        if how in {"annotation", "account"}:
+            owners = [{"kind": "ServiceAccount", "name": tenancy.user}]
+            await admin.merge_patch(path("Tenant", "", tenancy.name), {"spec": {"owners": owners}})
         if how == "annotation":
             await admin.merge_patch(account, {"metadata": {"annotations": {ENABLED: None}}})
         elif how == "owner":
@@ -180,6 +198,12 @@ class Victim:
             await admin.delete(path("Tenant", "", tenancy.name))
         else:
             await admin.delete(account)
+
+    async def _mate_sees(self) -> bool:
+        async with self.tenancy.cluster.wire(self._mates_token) as client:
+            answer = await client.get(NAMESPACES)
+            items = answer.body.get("items", []) if isinstance(answer.body, dict) else []
+            return self.namespace in {item["metadata"]["name"] for item in items}
 
     def _checked(self, what: str, answer: Reply) -> Reply | None:
         if answer.status in _BUSY:

@@ -17,7 +17,6 @@ from workers.desired import ANNOTATION_DIGEST
 from workers.names import same_cluster_role
 from workers.own_objects import OWN_KINDS, is_ca_copy, is_lockdown, own_account
 from workers.ownership import LABEL_PROMOTE, Account, Owner, is_live, namespace_claims
-from workers.proxy_settings import setting_subjects
 from workers.relations import Relations, live
 from workers.setting_status import status_key
 from workers.user_entries import listed, remembered
@@ -73,8 +72,8 @@ def all_routes(relations: Relations) -> set[Route]:
     for name in relations.tenants:
         routes.add(tenant_route(name))
         routes |= _subjects(relations.owners(name).all)
-    for target, setting in relations.settings.all.items():
-        routes |= _subjects(setting_subjects(setting)) | _statuses([target])
+    for target in relations.settings.all:
+        routes |= _subjects(relations.settings.counting(target)) | _statuses([target])
     return routes | _subjects(relations.bindings.subjects())
 
 
@@ -170,12 +169,19 @@ def _setting_change(
     """Return whom a setting or RoleBinding named and names, and a setting's status, alone if nothing else changed."""
     if target.kind == "AnyRoleBinding":
         return _both(change, relations, lambda: _subjects(relations.bindings.named_by(target)))
-    before, after = (_said(state) for state in states)
+    said = [_said(state) for state in states]
+    before = relations.settings.counting_in(target.namespace)
     relations.apply(change)
+    after = relations.settings.counting_in(target.namespace)
     routes = _statuses([target]) if states[1] is not None else set[Route]()
-    if before == after:
+    if said[0] == said[1]:
         return routes
-    return routes.union(*(_subjects(setting_subjects(cast("Setting | None", state))) for state in states))
+    # Where the subjects of a namespace are more than count, one setting decides about the next.
+    nobody = frozenset[Owner]()
+    for place in before.keys() | after.keys():
+        if place == target or before.get(place) != after.get(place):
+            routes |= _subjects(before.get(place, nobody) | after.get(place, nobody)) | _statuses([place])
+    return routes
 
 
 def _said(state: KubeObject | None) -> object:

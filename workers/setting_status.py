@@ -21,7 +21,7 @@ from workers.choices import above, ceiling
 from workers.cluster_rules import NOT_PERMITTED, Ignored, permits, resources_of, wrong
 from workers.context import SOON
 from workers.ownership import Account, identities, well_formed
-from workers.proxy_settings import KINDS, named
+from workers.proxy_settings import KINDS, MOST_SUBJECTS, named, setting_subjects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,6 +126,7 @@ def _ignored(setting: Setting, relations: Relations, users: set[tuple[str, str]]
     if isinstance(setting, ProxySetting) and not tenant:
         yield Ignored("NotInTenant", f"namespace {setting.metadata.namespace} is no tenant's, so nothing counts")
         return
+    yield from _too_many(setting, relations)
     yield from _cut(setting, tenant, relations)
     if entries := list(resources_of(setting)):
         yield from _closed(setting, tenant, relations, gate=gate)
@@ -133,6 +134,18 @@ def _ignored(setting: Setting, relations: Relations, users: set[tuple[str, str]]
         if (why := wrong(resource)) is not None:
             yield Ignored(why.reason, f"{path}: {why.message}")
     yield from _no_users(setting, users)
+
+
+def _too_many(setting: Setting, relations: Relations) -> Iterator[Ignored]:
+    """Yield that some subjects do not count, since those of the namespace are too many."""
+    meta = setting.metadata
+    counting = relations.settings.counting(ObjectKey("ProxySetting", meta.namespace, meta.name))
+    if isinstance(setting, ProxySetting) and (beyond := setting_subjects(setting) - counting):
+        yield Ignored(
+            "TooManySubjects",
+            f"{len(beyond)} of its subjects do not count: all ProxySettings of namespace {meta.namespace} may name "
+            f"{MOST_SUBJECTS} together, in the order of their names",
+        )
 
 
 def _cut(setting: Setting, tenant: str, relations: Relations) -> Iterator[Ignored]:

@@ -18,7 +18,6 @@ from tests.naming import short
 from workers.access import MOST_SECRETS, account_grant, config_grant, subject_grant, tenant_grant
 from workers.names import lockdown_name
 from workers.ownership import Account, Owner, is_enabled
-from workers.proxy_settings import setting_subjects
 from workers.relations import Relations
 from workers.routing import Route, all_routes, route
 from workers.setting_status import status_key, status_of
@@ -100,7 +99,7 @@ def outcome(relations: Relations) -> dict[Route, object]:
             found["rbac", key(account.namespace, account.name, target)] = why
     grants: list[Grant | None] = [tenant_grant(relations, name) for name in relations.tenants]
     subjects = {owner for name in relations.tenants for owner in relations.owners(name).all}
-    subjects |= {subject for setting in relations.settings.all.values() for subject in setting_subjects(setting)}
+    subjects |= {subject for place in relations.settings.all for subject in relations.settings.counting(place)}
     subjects |= relations.bindings.subjects()
     grants += [subject_grant(relations, owner, NOW, GRACE, gate=True, reflects=True)[0] for owner in subjects]
     grants.append(config_grant(relations.configuration))

@@ -66,15 +66,15 @@ def main(arguments: list[str]) -> int:
             stage.mkdir()
             say(f"stage {number + 1}: {len(left)} of {len(cases)} cases, {asked.cluster}")
             with running(stage, kubeconfig, **SETTINGS) as cluster:
-                asyncio.run(_attack(cluster, left, results))
+                asyncio.run(_attack(cluster, left, results, together=asked.quick or kubeconfig is not None))
     _table(cases, results)
     say(f"{len(results)} cases in {time.monotonic() - began:.0f} s")
     return _judge(cases, results)
 
 
-async def _attack(cluster: Cluster, cases: list[Case], results: dict[str, Found]) -> None:
+async def _attack(cluster: Cluster, cases: list[Case], results: dict[str, Found], *, together: bool) -> None:
     async with staged(cluster) as stage:
-        await Engine(stage, results).run(cases)
+        await Engine(stage, results, together=together).run(cases)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Final
 
 TESTS: Final[dict[str, tuple[str, ...]]] = {
     "proxycore/policy.py": ("policy", "decisions", "rules_policy", "cluster_rules"),
-    "proxycore/rules.py": ("policy", "rules_policy", "rules_reviews", "cluster_rules", "kind_memory"),
+    "proxycore/rules.py": ("scopes",),
     "proxycore/acting.py": ("acting", "impersonating"),
     "proxycore/impersonating.py": ("impersonating", "acting"),
     "proxycore/identities.py": ("identities", "pure_parts"),

@@ -17,6 +17,7 @@ from eventcore.keys import LANES, WORKERS, Key, lane_consumer
 from eventcore.logs import redact
 from eventcore.topology import consumers_of
 from tether.doctor_snapshot import Bus
+from tether.set_aside import read_set_aside
 from tether.status_read import read_all
 from watchers.kinds import rows
 from workers.ownership import Account
@@ -39,6 +40,8 @@ async def look_at_bus(settings: Settings) -> Bus:
             differences=differences,
             ages=await _ages(connection, settings),
             idle=await _idle(connection),
+            max_payload=connection.max_payload,
+            set_aside=await read_set_aside(connection, now()),
             dead_letters=await _dead_letters(connection),
             audit_fill=await _audit_fill(connection, settings),
             skew=await _skew(connection),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from eventcore.bus_limits import NEEDED_PAYLOAD
 from eventcore.clock import TOLERANCE, apart
 from eventcore.objects import CAPSULE_GROUP
 from tether.doctor_snapshot import SEVERITIES, Finding
@@ -135,6 +136,12 @@ def _bus(snapshot: Snapshot) -> Iterator[Finding]:
         yield _finding(severity, "bus", bus.url, difference, "run `tether topology apply`")
     if not bus.differences:
         yield _finding("ok", "bus", bus.url, "answers, and its streams and consumers are as they should be")
+    if bus.max_payload < NEEDED_PAYLOAD:
+        text = f"takes messages of {bus.max_payload} bytes at most: an object that is larger grants nothing"
+        yield _finding("error", "bus", bus.url, text, f"set max_payload to 4 MiB, at least to {NEEDED_PAYLOAD} bytes")
+    for one in bus.set_aside:
+        what, _, remedy = one.message.partition(": ")
+        yield _finding("error", "set aside", one.object, f"{what}, so it grants nothing", remedy)
     yield from _processes(bus)
 
 

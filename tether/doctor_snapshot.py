@@ -7,10 +7,12 @@ from typing import Literal
 
 import msgspec
 
+from eventcore.bus_limits import NEEDED_PAYLOAD
 from eventcore.objects import Subject
 from tether.cluster_lists import Deployment
 from tether.cluster_relations import Tenancy
 from tether.migrate_look import Survey
+from tether.set_aside import SetAside
 from workers.ownership import Account
 
 Severity = Literal["ok", "note", "warning", "error"]
@@ -45,6 +47,8 @@ class Bus(msgspec.Struct, frozen=True, kw_only=True):
     idle: tuple[str, ...] = ()  # workers that nobody runs
     dead_letters: int = 0
     audit_fill: float = 0.0  # share of its size that AUDIT holds
+    max_payload: int = NEEDED_PAYLOAD
+    set_aside: tuple[SetAside, ...] = ()
     skew: float = 0.0  # seconds that its clock is ahead of the API server's
     former: tuple[Account, ...] = ()  # accounts whose grant was taken back
 

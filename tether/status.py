@@ -14,6 +14,7 @@ from eventcore.errors import BusError, StartError, StreamMissingError
 from eventcore.reading import Reader
 from eventcore.topology import AUDIT, DLQ, WORK, consumers_of
 from eventcore.waiting import end
+from tether.set_aside import read_set_aside
 from tether.status_model import Queues, Status, assemble, of_tenant
 from tether.status_read import peek, read_all
 from watchers.kinds import rows
@@ -88,6 +89,7 @@ class Looker:
             work=tuple([message async for message in peek(self._bus, WORK, ">")]),
             dead=await self._stream(DLQ, "dlq.>"),
             audit=await self._stream(AUDIT, "audit.>", last=True),
+            set_aside=await read_set_aside(self._bus, now()),
             in_hand=in_hand,
             listening=frozenset(
                 name.rpartition("-")[0] for name, info in infos.items() if info.num_waiting or info.num_ack_pending

@@ -16,6 +16,7 @@ from eventcore.grants import TenantGrant
 from eventcore.keys import WORKERS, Key, parse_work_subject
 from eventcore.objects import PartialObject
 from tether.cluster_relations import entitled, refused
+from tether.set_aside import SetAside
 from tether.status_revoking import Asked, Revoking, revoking
 from workers.desired import ANNOTATION_GENERATION, Token
 from workers.names import token_name
@@ -115,6 +116,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     accounts: tuple[AccountStatus, ...] = ()
     revoking: tuple[Revoking, ...] = ()
     waiting: tuple[Waiting, ...] = ()
+    set_aside: tuple[SetAside, ...] = ()
     failures: tuple[Failure, ...] = ()
 
 
@@ -124,6 +126,7 @@ class Queues(msgspec.Struct, frozen=True, kw_only=True):
     work: tuple[BusMessage, ...] = ()
     dead: tuple[BusMessage, ...] = ()
     audit: tuple[BusMessage, ...] = ()
+    set_aside: tuple[SetAside, ...] = ()
     in_hand: Mapping[str, int] = {}
     listening: frozenset[str] = frozenset()
 
@@ -148,6 +151,7 @@ def assemble(
         accounts=tuple(_accounts(view, relations, granted)),
         revoking=tuple(revoking(view, relations, granted, map(_asked, waiting), time)),
         waiting=tuple(waiting),
+        set_aside=queues.set_aside,
         failures=tuple(sorted(_failures(queues), key=lambda one: one.time, reverse=True)[:FAILURES]),
     )
 
@@ -178,6 +182,7 @@ def of_tenant(status: Status, tenant: str) -> Status | None:
         tenants=tenants,
         accounts=accounts,
         revoking=tuple(one for one in status.revoking if tenant in one.tenants or one.account in names),
+        set_aside=(),
         waiting=tuple(one for one in status.waiting if concerns(one.key)),
         failures=tuple(
             one for one in status.failures if one.tenant == tenant or one.account in names or concerns(one.object)

@@ -24,7 +24,9 @@ _EXPIRES: Final = 5.0
 _DIRECT_BATCH: Final = 512
 
 
-async def read_all(bus: Bus, stream: str, subject: str, *, last: bool = False) -> AsyncGenerator[BusMessage, None]:
+async def read_all(
+    bus: Bus, stream: str, subject: str, *, last: bool = False, headers_only: bool = False
+) -> AsyncGenerator[BusMessage, None]:
     """Yield the messages of a subject that are there now, in order; with ``last`` only the last of each subject.
 
     Not for WORK, where a second reader is not allowed: see :func:`peek`. StreamMissingError, BusError.
@@ -35,6 +37,7 @@ async def read_all(bus: Bus, stream: str, subject: str, *, last: bool = False) -
         deliver_policy=DeliverPolicy.LAST_PER_SUBJECT if last else DeliverPolicy.ALL,
         ack_policy=AckPolicy.NONE,
         filter_subject=subject,
+        headers_only=headers_only or None,
         inactive_threshold=30.0,
         mem_storage=True,
         num_replicas=1,

@@ -32,6 +32,8 @@ def render(status: Status) -> RenderableType:
         parts.append(_revoking(status))
     if status.waiting:
         parts.append(_waiting(status))
+    if status.set_aside:
+        parts.append(_set_aside(status))
     if status.failures:
         parts.append(_failures(status))
     return Group(*parts)
@@ -139,6 +141,16 @@ def _reason(one: Waiting) -> Text:
 
 def _when(one: Waiting, time: datetime) -> str:
     return f"for {_span((time - one.since).total_seconds())}" if one.due is None else _until(one.due, time)
+
+
+def _set_aside(status: Status) -> RenderableType:
+    table = _table("\nSET ASIDE, GRANTS NOTHING", "since", "object", "why")
+    for one in status.set_aside[:WAITING]:
+        ago = f"{_span((status.time - one.since).total_seconds())} ago"
+        table.add_row(ago, Text(one.object, style="red"), Text(one.message))
+    if len(status.set_aside) > WAITING:
+        table.add_row("", Text(f"and {len(status.set_aside) - WAITING} more", style="dim"))
+    return table
 
 
 def _failures(status: Status) -> RenderableType:

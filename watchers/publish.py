@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from eventcore.bus import Bus, PubAck
+    from eventcore.events import Outcome
     from eventcore.kube import KubeClient
     from eventcore.metrics import Metrics
     from eventcore.reading import Reader
@@ -94,7 +95,7 @@ class Publisher:
         # Our own publishes that the view has not applied yet; without them a second change would meet a conflict.
         self._acked: dict[ObjectKey, Known] = {}
         self._created = reader.created
-        self._refused: dict[tuple[str, str], str] = {}
+        self._refused: dict[tuple[str, str], tuple[str, str]] = {}
         self._recorder = Recorder(bus)
         self._trouble = ""
 
@@ -147,7 +148,8 @@ class Publisher:
     def forget(self, listed: set[ObjectKey]) -> None:
         """Forget what was refused and is in no complete list any more."""
         there = {_ref(key) for key in listed}
-        self._refused = {ref: why for ref, why in self._refused.items() if ref in there}
+        for ref in [ref for ref in self._refused if ref not in there]:
+            self._restore(ref)
 
     async def flush(self) -> None:
         """Wait until everything that was offered so far is on the bus, or was found not to be news."""
@@ -225,14 +227,14 @@ class Publisher:
         if stored and said.withheld:
             self._tell(key, version, said.withheld, said.problem)
         elif stored:
-            self._refused.pop(_ref(key), None)
+            self._restore(_ref(key))
         return stored
 
     async def _store_tombstone(self, key: ObjectKey, known: Known) -> bool:
         version = Version(known.version.uid, known.version.resource_version, deleted=True)
         stored = await self._store(key, version, Said(last_words(key, known.body, self._limit)), known)
         if stored:
-            self._refused.pop(_ref(key), None)
+            self._restore(_ref(key))
         return stored
 
     async def _store(self, key: ObjectKey, version: Version, said: Said, known: Known | None) -> bool:
@@ -303,7 +305,7 @@ class Publisher:
     def _set_aside(self, answer: Answer) -> None:
         """Publish nothing of an object whose name no subject can hold: nothing is granted for it or to it."""
         if answer.version.deleted:
-            self._refused.pop(_ref(answer.key), None)
+            self._restore(_ref(answer.key))
         else:
             problem = f"its name takes more than {MAX_TOKEN} bytes in a subject of NATS: nothing is granted for it"
             self._tell(answer.key, answer.version, "name", problem)
@@ -311,20 +313,31 @@ class Publisher:
     def _tell(self, key: ObjectKey, version: Version | None, why: str, problem: str) -> None:
         """Name what the bus does not take: count it, and log and record it once until it is mended or gone."""
         self._counters.refused.labels(self._row.kind, why).inc()
-        if self._refused.get(_ref(key)) == why:
-            return
-        self._refused[_ref(key)] = why
         name = "/".join(shown(part) for part in (key.kind, key.namespace, key.name) if part)
+        if not key.fits:
+            name += f" [{encode(key.name)[2:10]}]"  # of several that begin alike, each by itself
+        if self._refused.get(_ref(key)) == (why, name):
+            return
+        self._refused[_ref(key)] = (why, name)
         self._log.error("object cannot be published and grants nothing", key=name, why=why, error=problem)
-        self._recorder.add(
+        cause = f"{self._settings.cluster}:{version.uid}:{version.resource_version}" if version else ""
+        self._record("refused", "failed", name, cause, f"{why}: {problem}")
+
+    def _restore(self, ref: tuple[str, str]) -> None:
+        """Tell that what was refused is mended or gone, if anything was."""
+        if (told := self._refused.pop(ref, None)) is not None:
+            self._record("restored", "done", told[1], "", "it is published again, or gone")
+
+    def _record(self, action: str, outcome: Outcome, name: str, cause: str, message: str) -> None:
+        self.record(
             AuditRecord(
                 time=time_now(),
                 component="watcher",
-                action="refused",
-                outcome="failed",
+                action=action,
+                outcome=outcome,
                 object=name,
-                cause=f"{self._settings.cluster}:{version.uid}:{version.resource_version}" if version else "",
-                message=f"{why}: {problem}",
+                cause=cause,
+                message=message,
             )
         )
 

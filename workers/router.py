@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -46,6 +47,8 @@ RECORDS_TIMEOUT: Final = 1.0
 """Seconds that a stop waits for records."""
 REMEMBERED: Final = 1024
 """Keys that were set aside and are not named again, until so many others were."""
+TOLD_FOR: Final = 12 * 3600.0
+"""Seconds after which a key is named again that is still set aside."""
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -81,7 +84,7 @@ class Router:
         self._metrics = metrics
         self._queue: deque[Outgoing] = deque()
         self._filled = asyncio.Event()
-        self._set_aside: OrderedDict[tuple[WorkerName, str], None] = OrderedDict()
+        self._set_aside: OrderedDict[tuple[WorkerName, str], float] = OrderedDict()
         self._recorder = Recorder(bus)
         objects.listen(self._on_change)
 
@@ -134,10 +137,11 @@ class Router:
         """Count what cannot be published, and name it in the log and the audit, once."""
         self._metrics.set_aside.labels(one.worker, why).inc()
         mark = one.worker, one.key.token()
-        if mark in self._set_aside:
+        if monotonic() - self._set_aside.get(mark, float("-inf")) < TOLD_FOR:
             self._set_aside.move_to_end(mark)
             return
-        self._set_aside[mark] = None
+        self._set_aside[mark] = monotonic()
+        self._set_aside.move_to_end(mark)
         if len(self._set_aside) > REMEMBERED:
             self._set_aside.popitem(last=False)
         name = shown(str(one.key))

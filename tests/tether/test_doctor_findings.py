@@ -42,6 +42,7 @@ from tether.doctor_snapshot import (
 )
 from tether.migrate_look import Survey
 from tether.migrate_plan import Found, Resource
+from tether.set_aside import SetAside
 from workers.desired import Target
 from workers.ownership import Account
 
@@ -239,6 +240,19 @@ CASES: dict[str, tuple[Snapshot, str, str, str]] = {
     "no worker": (bus(idle=("token",)), "error", "workers", "tether work token"),
     "a clock that is behind": (healthy(skew=-61.0), "warning", "clocks", "61 s behind that of the API server"),
     "a clock of NATS that is ahead": (bus(skew=9.0), "warning", "clocks", "9 s ahead of that of the API server"),
+    "messages that are too small": (bus(max_payload=1_048_576), "error", "bus", "max_payload to 4 MiB"),
+    "an object that the bus does not take": (
+        bus(set_aside=(SetAside(object="Tenant/oil", why="oversized", since=NOW),)),
+        "error",
+        "set aside",
+        "raise max_payload",
+    ),
+    "a name that the bus does not take": (
+        bus(set_aside=(SetAside(object="RoleBinding/dev/aaa... (5000 characters)", why="name", since=NOW),)),
+        "error",
+        "set aside",
+        "grants nothing",
+    ),
     "dead letters": (bus(dead_letters=2), "warning", "workers", "tether status"),
     "an audit that is nearly full": (bus(audit_fill=0.81), "warning", "bus", "--audit-max-bytes"),
     "an account of ours missing": (

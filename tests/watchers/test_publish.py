@@ -257,9 +257,10 @@ async def test_in_place_of_an_object_over_max_payload_goes_a_mark_that_grants_no
         await publisher.flush()
         await world.objects.until_many(OIL, 3)
         assert "ce-withheld" not in world.objects.of(OIL)[-1].headers
-    [message] = world.audit.messages
-    told = decode_body(AuditRecord, message.data)
+    await world.audit.until(lambda: len(world.audit.messages) >= 2)
+    told, mended = (decode_body(AuditRecord, message.data) for message in world.audit.messages)
     assert (told.component, told.action, told.outcome) == ("watcher", "refused", "failed")
+    assert (mended.action, mended.outcome, mended.object) == ("restored", "done", "Namespace/oil")
     assert told.object == "Namespace/oil"
     assert told.message.startswith("oversized: ")
 

@@ -68,7 +68,10 @@ async def test_a_hundred_objects_with_names_of_thousands_of_characters_stop_nobo
         await world.objects.until_many(GOOD, 3)
         await marked(world, str(world.api.version))
         assert "tether_bus_reconnects_total 0.0" in role.metrics.render().decode()
-    assert len(world.audit.messages) == 100
+        await world.audit.until(lambda: len(world.audit.messages) >= 200)
+    told = [decode_body(AuditRecord, message.data) for message in world.audit.messages]
+    assert [one.action for one in told] == ["refused"] * 100 + ["restored"] * 100
+    assert {one.object for one in told[:100]} == {one.object for one in told[100:]}
     assert {m.subject for m in world.objects.messages if m.subject.startswith("objects.")} == {GOOD.subject()}
 
 

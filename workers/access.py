@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from workers.context import Context
     from workers.relations import Relations
 
-MOST_SECRETS: Final = 64
-"""Generations of a token that are good at a time; the account may make more Secrets than Tether ever would."""
 BARRIER: float = 5.0
 """Seconds to wait for the view."""
+MOST_GENERATIONS: Final = 64
+"""Token generations, at most, in a grant: the newest. One that is left out the proxy asks the API server about."""
 
 
 def make(context: Context) -> Reconcile:
@@ -241,7 +241,8 @@ def account_grant(relations: Relations, account: Account, uid: str) -> AccountGr
         and one.key.name == binding_name(account, generation)
         and ANNOTATION_DIGEST not in one.metadata.annotations
     )
-    secrets = tuple(sorted(found, key=lambda secret: secret.generation))[-MOST_SECRETS:]
+    # Whoever may make Secrets at home may make any number that look like these, and a grant has to fit into a message.
+    secrets = tuple(sorted(found, key=lambda secret: secret.generation)[-MOST_GENERATIONS:])
     return AccountGrant(namespace=account.namespace, name=account.name, uid=uid, secrets=secrets)
 
 

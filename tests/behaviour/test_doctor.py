@@ -50,6 +50,43 @@ async def settled(tenancy: Tenancy, *namespaces: str) -> None:
         await tenancy.must("Secret", namespace, f"{ACCOUNT}-kubeconfig")
 
 
+async def test_an_account_that_owned_a_tenant_and_is_still_there_is_named_with_what_it_left_at_home(
+    tenancy: Tenancy,
+) -> None:
+    # Given an account that made rights for another one at its home while it could
+    await tenancy.make()
+    await settled(tenancy)
+    await tenancy.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "door", "namespace": tenancy.home},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": tenancy.home}],
+        }
+    )
+
+    # When its Tenant is deleted
+    await tenancy.admin.delete(api_path("capsule.clastix.io", "v1beta2", "tenants", name=tenancy.name))
+    await tenancy.gone("RoleBinding", tenancy.home, ACCOUNT)
+    await tenancy.gone("Secret", tenancy.home, f"{ACCOUNT}-token")
+
+    # Then it is named with what to do, and its home with what gives all rights there
+    _, findings, _ = await run(tenancy.cluster)
+    former = [one for one in about(findings, tenancy.home) if one["check"] == "former-owners"]
+    assert [(one["severity"], one["object"]) for one in former] == [
+        ("warning", f"{tenancy.home}/{ACCOUNT}"),
+        ("error", f"Namespace/{tenancy.home}"),
+    ]
+    assert "kubectl delete serviceaccount" in former[0]["remedy"]
+    assert "RoleBinding door" in former[1]["message"]
+
+    # And when it is gone, no more is said
+    await tenancy.admin.delete(api_path("", "v1", "serviceaccounts", namespace=tenancy.home, name=ACCOUNT))
+    _, findings, _ = await run(tenancy.cluster)
+    assert [one for one in about(findings, tenancy.home) if one["check"] == "former-owners"] == []
+
+
 async def test_a_tenant_that_is_right_is_told_to_be_right_and_no_secret_is_printed(tenancy: Tenancy) -> None:
     await tenancy.make()
     (name,) = await tenancy.make_namespaces("production")

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from eventcore import topology
 from eventcore.clock import now
 from eventcore.consumer import Lease, Result, Retry, Run
 from eventcore.errors import EventError, LeaseLostError, ServerError
 from eventcore.events import WorkRequest
 from eventcore.logs import get
 from eventcore.metrics import Metrics
+from eventcore.topology import AUDIT
 from workers.context import guarded
 from workers.entitlement import Entitlement, OutdatedError
 from workers.ownership import Account
@@ -133,3 +135,24 @@ async def test_a_revocation_is_timed_at_both_places_and_keeps_its_bound(line: Li
         await line.until(done, "both places timed")
         assert timed(role.metrics, "proxy")[1] < BOUND["proxy"]
         assert timed(role.metrics, "apiserver")[1] < 2 * BOUND["apiserver"]
+
+
+async def test_a_revocation_waits_for_no_record_and_is_recorded_when_that_is_possible(line: Line) -> None:
+    async with line.watcher(), line.router(), line.workers():
+        # given the example runs, and the audit can be written no more
+        await line.settle()
+        await line.bus.js.delete_stream(AUDIT)
+
+        # when its account is switched off, then all of it goes
+        await line.annotate(str(OIL), **{"capsule.addon.fluxcd_enabled": None})
+        await line.until_gone("Secret", OIL.namespace, f"{OIL.name}-token-1")
+        await line.until_gone("Secret", OIL.namespace, f"{OIL.name}-token")
+        await line.until_gone("RoleBinding", OIL.namespace, OIL.name)
+        await line.until_gone("Secret", "oil-production", f"{OIL.name}-kubeconfig")
+        assert await line.grant("account", OIL.namespace, OIL.name) is None
+
+        # and when the audit is back, then it says so
+        await topology.apply(line.bus, line.settings)
+        await line.follow(AUDIT)
+        await line.until_recorded("token", "revoked", f"Secret/{OIL.namespace}/{OIL.name}-token-1")
+        await line.until_recorded("rbac", "revoked", f"RoleBinding/{OIL.namespace}/{OIL.name}")

@@ -15,7 +15,7 @@ from eventcore.keys import ObjectKey, key
 from eventcore.objects import KubeObject, PartialObject, decode_object
 from eventcore.views import Change, ObjectRecord
 from tests.naming import short
-from workers.access import MOST_SECRETS, account_grant, config_grant, subject_grant, tenant_grant
+from workers.access import MOST_GENERATIONS, account_grant, config_grant, subject_grant, tenant_grant
 from workers.names import lockdown_name
 from workers.ownership import Account, Owner, is_enabled
 from workers.relations import Relations
@@ -556,7 +556,7 @@ def test_only_secrets_that_are_named_by_their_generation_are_in_the_grant() -> N
 
     # Of more than Tether would make, the newest.
     named = [secret.generation for secret in account_grant(cluster.relations, account, "u1").secrets]
-    assert named == list(range(300 - MOST_SECRETS, 300))
+    assert named == list(range(300 - MOST_GENERATIONS, 300))
     for number in range(100, 300):
         cluster.put("Secret", "oil-system", f"gitops-reconciler-token-{number}", None)
     assert [secret.generation for secret in account_grant(cluster.relations, account, "u1").secrets] == [2]

@@ -228,24 +228,24 @@ def leaving(tamper: Tamper, how: How) -> Attack:
         ground.found.leaked += [f"outlived its end: {line}" for line in (*hostile.found.late, *hostile.found.leaked)]
         ground.took |= hostile.revoked
         if hostile.minted:
-            ground.found.leaked += [line async for line in _still_may(hostile)]
+            ground.found.leaked += [line async for line in _still_may(hostile, how)]
         yield
 
     return attack
 
 
-async def _still_may(hostile: Victim) -> AsyncIterator[str]:
-    """Yield what a token that it minted for itself still opens: the account is there, and nothing is its own."""
+async def _still_may(hostile: Victim, how: How) -> AsyncIterator[str]:
+    """Yield what a token that it minted for itself still opens: the account is there, and its home is not its own.
+
+    Without the annotation alone it is an owner still, and what the Tenant gives to its owners it has.
+    """
     tenancy = hostile.tenancy
+    of_owners = [NAMESPACES, path("Secret", hostile.namespace), api_path("capsule.clastix.io", "v1beta2", "tenants")]
+    targets = [path("Secret", tenancy.home), *([] if how == "annotation" else of_owners)]
     for direct in (False, True):
         where = "the API server" if direct else "the proxy"
         async with tenancy.cluster.wire(hostile.minted, direct=direct) as client:
-            for target in (
-                NAMESPACES,
-                path("Secret", tenancy.home),
-                path("Secret", hostile.namespace),
-                api_path("capsule.clastix.io", "v1beta2", "tenants"),
-            ):
+            for target in targets:
                 answer = await client.get(target)
                 items = answer.body.get("items", []) if isinstance(answer.body, dict) else []
                 if answer.status == 200 and items:

@@ -161,10 +161,10 @@ def of_secrets() -> Iterator[Case]:
             attack=secrets({"account": f"{VICTIM}/{ACCOUNT}", "tenant": VICTIM}, component=component),
         )
     yield Case(
-        name="1,000 Secrets that claim to be the victim's tokens",
+        name="400 Secrets that claim to be the victim's tokens",
         section="B8",
         who="developer",
-        attack=secrets({"account": f"{VICTIM}/{ACCOUNT}", "generation": "3"}, count=1000),
+        attack=secrets({"account": f"{VICTIM}/{ACCOUNT}", "generation": "3"}, count=400),
         quick=True,
     )
     yield Case(

@@ -124,8 +124,10 @@ class Judge:
     def refused(self, account: Account) -> tuple[Entitlement, str] | None:
         """Return what an account would have, and the tenant that its home belongs to, which alone keeps it from it."""
         entitlement = self._owning(account)
-        tenant = self.relations.foreign_home(account, entitlement.tenants) if entitlement else ""
-        return (entitlement, tenant) if entitlement and tenant else None
+        if entitlement is None:
+            return None
+        tenant = self.relations.foreign_home(account, entitlement.tenants)
+        return (entitlement, tenant) if tenant else None
 
     def why_not(self, account: Account) -> str:
         """Return why an account may have nothing, for a person."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 TESTS: Final[dict[str, tuple[str, ...]]] = {
-    "proxycore/policy.py": ("policy", "decisions", "rules_policy", "cluster_rules"),
+    "proxycore/policy.py": ("deciding",),
     "proxycore/rules.py": ("scopes",),
     "proxycore/acting.py": ("acting", "impersonating"),
     "proxycore/impersonating.py": ("impersonating", "acting"),

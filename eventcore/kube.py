@@ -28,6 +28,7 @@ from eventcore.clock import KUBE, now
 from eventcore.errors import KubeError, NotFoundError, StartError
 from eventcore.kube_auth import KubeAuth
 from eventcore.kube_errors import error_of, unreachable
+from eventcore.sockets import tcp_socket
 
 if TYPE_CHECKING:
     from eventcore.metrics import Metrics
@@ -114,7 +115,7 @@ class KubeClient:
         self._metrics = metrics
         self.server_url = auth.server_url
         self.ca_pem = auth.ca_pem
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=auth.ssl_context)
+        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=auth.ssl_context, socket_factory=tcp_socket)
         self._session = aiohttp.ClientSession(
             connector=connector,
             trust_env=False,  # proxies come from the kubeconfig alone; asking the environment costs 5 times a request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from proxycore.upstream import Upstream
 
 NAMESPACES: Final = "/api/v1/namespaces"
+LONGEST_WATCH: Final = 7200.0
+"""Seconds of a forwarded watch that asks for no time of its own."""
+WATCH_MARGIN: Final = 30.0
+_TIMEOUT: Final = re.compile(r"(?:^|&)timeoutSeconds=0*([0-9]{1,9})(?:&|$)")
 REFUSALS: Final = frozenset({401, 403})
 """The codes that are written to the audit topic."""
 _ACCEPTS = frozenset({"accept", "accept-encoding"})
@@ -231,7 +236,8 @@ class Passing:
         self._note(run, upstream)
         if run.info.verb == "watch":
             with run.watching("forwarded"):
-                await relay(request, upstream, self._stopping, ends_on_stop=True)
+                seconds = watch_seconds(run.info.query)
+                await relay(request, upstream, self._stopping, ends_on_stop=True, seconds=seconds)
         else:
             await relay(request, upstream, self._stopping, ends_on_stop=_is_stream(run.info))
 
@@ -264,6 +270,16 @@ class _Own:
 
 def _one(asked: Asked, name: str) -> str:
     return f"{NAMESPACES}/{quote(name, safe='')}" + (f"?{asked.info.query}" if asked.info.query else "")
+
+
+def watch_seconds(query: str) -> float:
+    """Return after how many seconds a watch is ended that the API server should have ended itself.
+
+    Its own ``timeoutSeconds`` and a margin; without one an API server chooses, an hour at most unless it is told
+    otherwise. What is no number is for the API server to refuse.
+    """
+    given = _TIMEOUT.search(query)
+    return (int(given[1]) if given and int(given[1]) else LONGEST_WATCH) + WATCH_MARGIN
 
 
 def _is_stream(info: RequestInfo) -> bool:

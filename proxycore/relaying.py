@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from eventcore.logs import get
+from eventcore.waiting import pause
 from proxycore.headers import answered
 from proxycore.plane.exchange import JSON, SERVER
 from proxycore.plane.heads import answer_fields
@@ -35,17 +36,30 @@ def begin(request: Request, upstream: Answered) -> None:
     request.begin(upstream.code, upstream.reason, fields, length=upstream.length)
 
 
-async def relay(request: Request, upstream: Answered, stopping: asyncio.Event, *, ends_on_stop: bool) -> None:
-    """Send the upstream answer to the client. ``ends_on_stop``: a watch, which a stopping process ends early."""
+async def relay(
+    request: Request, upstream: Answered, stopping: asyncio.Event, *, ends_on_stop: bool, seconds: float | None = None
+) -> None:
+    """Send the upstream answer to the client.
+
+    ``ends_on_stop``: a watch, which a stopping process ends early, and which is ended after so many ``seconds``.
+    """
     begin(request, upstream)
     if not ends_on_stop:
         await upstream.relay(request)
         return
-    stop = asyncio.ensure_future(stopping.wait())
+    stop = asyncio.ensure_future(wait_or_stop(stopping, seconds))
     try:
         await upstream.relay(request, stop=stop)
     finally:
         stop.cancel()
+
+
+async def wait_or_stop(stopping: asyncio.Event, seconds: float | None) -> None:
+    """Wait so many seconds, None for ever, or until the process stops."""
+    if seconds is None:
+        await stopping.wait()
+    else:
+        await pause(stopping, seconds)
 
 
 async def tunnel(request: Request, upstream: Answered) -> None:

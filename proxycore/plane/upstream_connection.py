@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import httptools
 
 from eventcore.logs import get
+from eventcore.sockets import keep_alive_of
 from proxycore.plane.answers import Answered, StaleError
 from proxycore.plane.chunks import chunk, last_chunk
 from proxycore.plane.outgoing import Outgoing
@@ -111,6 +112,7 @@ class UpstreamConnection(Outgoing):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        keep_alive_of(transport)
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:

@@ -17,6 +17,7 @@ from eventcore.metrics import Metrics
 from eventcore.settings import Settings
 from eventcore.settings_reading import load
 from tests.convergence import converging, pytest_terminal_summary  # noqa: F401 -- pytest looks for both here
+from tests.watchdog import nothing_holds_the_loop  # noqa: F401 -- autouse
 from tether.devcluster.nats import NatsServer
 
 # No test depends on how fast the machine is; in CI the examples are the same in every run, elsewhere they are new ones.

@@ -177,6 +177,14 @@ class Metrics:
             "tether_kube_requests", "Requests to the API server", ["verb", "code"], registry=of
         )
 
+        # The event loop.
+        self.loop_held = Histogram(
+            "tether_loop_held_seconds",
+            "By how much a heartbeat of the event loop came late, ten times a second",
+            buckets=_FAST,
+            registry=of,
+        )
+
         # Clocks.
         self.clock_skew = Gauge(  # server
             "tether_clock_skew_seconds",

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from eventcore import logs
 from eventcore.errors import SettingsError, StartError, TetherError
 from eventcore.health import HealthServer, Readiness
+from eventcore.heartbeat import beat
 from eventcore.metrics import Metrics
 from eventcore.printable import printable
 from eventcore.sockets import raise_file_limit
@@ -117,12 +118,14 @@ async def _run(role: Role, main: Callable[[Role], Awaitable[None]], delay: float
         role.settings.http_host, role.settings.http_port, readiness=role.readiness, metrics=role.metrics, text=role.text
     )
     role.http_port = await health.start()
+    heart = asyncio.ensure_future(beat(role.metrics))
     work = asyncio.ensure_future(main(role))
     try:
         with _signals(loop, role, work, delay):
             role.log.info("process started", http_port=role.http_port)
             return await _until_done(role, work)
     finally:
+        heart.cancel()
         await health.stop()
 
 

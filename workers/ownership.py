@@ -148,9 +148,9 @@ def _requirement_holds(requirement: LabelSelectorRequirement, labels: Mapping[st
     value = labels.get(requirement.key)
     match requirement.operator:
         case "In":
-            return value is not None and value in requirement.values
+            return value in requirement.values
         case "NotIn":
-            return value is None or value not in requirement.values
+            return value not in requirement.values
         case "Exists":
             return value is not None
         case "DoesNotExist":

@@ -174,6 +174,14 @@ def test_an_owner_is_somebody_whom_a_grant_can_name(kind: str, name: str, *, goo
     assert owner_set(tenant(spec=spec).spec.owners) == (frozenset({Owner(kind, name)}) if good else frozenset())
 
 
+@pytest.mark.parametrize("kind", ["User", "Group"])
+def test_an_owner_may_have_the_longest_name_that_a_grant_can_have_and_no_longer(kind: str) -> None:
+    longest = max(size for size in range(6000) if key("subject", kind, "a" * size).fits)
+
+    assert well_formed(kind, "a" * longest)
+    assert not well_formed(kind, "a" * (longest + 1))
+
+
 def tenant_owner(name: str, labels: dict[str, str], kind: str = "User", **metadata: Any) -> TenantOwner:
     about = {"name": name or "none", "labels": labels} | metadata
     return msgspec.convert({"metadata": about, "spec": {"kind": kind, "name": name}}, TenantOwner)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from proxycore.documents import view_for
 from proxycore.merging import Merged, Part, Place, empty_form, part_of, place_of, refusal_of, upstream_accept
 from proxycore.statuses import RefusedError, expired, unavailable
+from proxycore.turns import Turns, share_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -26,6 +27,8 @@ AT_ONCE: Final = 8
 """Namespaces of one list that are read at once."""
 ALL_AT_ONCE: Final = 64
 """The same of all lists together: an API server lets some hundred requests in, and says 429 to the rest."""
+SHARE_AT_ONCE: Final = 16
+"""The same of all lists of one share, see `turns`."""
 PAGE: Final = 500
 """Objects in a page upstream where the client names no limit."""
 MOST_HELD: Final = 256 * 2**20
@@ -40,10 +43,10 @@ class _AgainError(Exception):
 
 
 class Room:
-    """How much lists may hold, all together, and how many namespaces they may read at once: one in each of `turns`."""
+    """How much lists may hold, all together, and how many namespaces they may read at once: one in each turn."""
 
     def __init__(self, most: int = MOST_HELD, at_once: int = ALL_AT_ONCE) -> None:
-        self.turns = asyncio.Semaphore(at_once)
+        self.turns = Turns(at_once=at_once, each=min(at_once, SHARE_AT_ONCE))
         self._left = most
 
     def take(self, size: int) -> None:
@@ -69,6 +72,7 @@ class AcrossList:
         self._accept = upstream_accept(self._view.accept("list"), accept)
         self._send = send
         self._room = room
+        self._share = share_of(identity.user)
         self._held = 0
 
     async def body(self, version: int) -> bytes:
@@ -119,7 +123,7 @@ class AcrossList:
         """Return a page of one namespace, or its refusal. ``version`` "": the one that the client asks for."""
         pairs = [("limit", str(limit)), *self._pin(version, token)]
         target = self._decision.target(namespace, pairs, table=self._view.form == "table")
-        async with self._room.turns:
+        async with self._room.turns.turn(self._share):
             answer = await self._send(target, self._accept)
             body = await answer.read()
         if answer.code != _OK:

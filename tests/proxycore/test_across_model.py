@@ -197,3 +197,31 @@ async def test_all_lists_together_read_no_more_namespaces_at_once_than_there_are
 
     assert all({one["metadata"]["namespace"] for one in page["items"]} == set(NAMESPACES) for page in pages)
     assert api.most == 3
+
+
+@pytest.mark.looptime
+async def test_lists_of_one_caller_keep_those_of_another_waiting_for_no_more_than_a_turn() -> None:
+    people = ("dana", "erin")
+    everybody = Grants(
+        ConfigGrant(users=tuple(CapsuleUserRef(kind="User", name=name) for name in people)),
+        TenantGrant(name="a", uid="a", namespaces=tuple(NAMESPACES)),
+        *(SubjectGrant(subject_kind="User", name=name, tenants=("a",)) for name in people),
+    )
+    api, room = Crowded({name: ["p"] for name in NAMESPACES}), Room(at_once=2)
+    found = crossing(everybody, Reviews({(who, name) for who in people for name in NAMESPACES}))
+    loop = asyncio.get_running_loop()
+
+    async def seconds() -> float:
+        begun = loop.time()
+        await listed(found, api, Identity(user="erin"), room=room)
+        return loop.time() - begun
+
+    alone = await seconds()
+    flood = [asyncio.ensure_future(listed(found, api, Identity(user="dana"), room=room)) for _ in range(50)]
+    await asyncio.sleep(0.25)
+    meanwhile = await seconds()
+
+    # Each of its namespaces waits for one of the other's at most, in one of the two turns.
+    assert not all(one.done() for one in flood)
+    assert meanwhile <= 3 * alone
+    await asyncio.gather(*flood)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -161,6 +162,41 @@ async def _a_stop_finishes_what_is_in_hand(world: World, fleet: Running, client:
     for pid in fleet.pids.values():
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+async def test_thousands_of_silent_connections_keep_nobody_out(world: World, port: int) -> None:
+    # Given a process that begins with the soft limit of most systems
+    owner = await world.owner("oil", "oil-production")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
+    starting = running(world, port)
+    fleet = await starting.__aenter__()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    silent: list[socket.socket] = []
+    try:
+        for _ in range(2):
+            await fleet.until("worker is ready")
+
+        # When somebody opens more connections than that, and says nothing
+        for _ in range(2600):
+            silent.append(socket.create_connection(("127.0.0.1", port)))
+            await asyncio.sleep(0)
+
+        # Then a caller is answered, and so are the probes
+        client = world.client(owner.token)
+        client.url = fleet.url
+        for _ in range(10):
+            found = await client.get(NAMESPACES, headers={"Connection": "close"})
+            assert found.names == ["oil-production"]
+        assert await _text(world.session, f"{fleet.probes}/readyz") == "ok\n"
+        assert "tether_proxy_connections{" in await _text(world.session, f"{fleet.probes}/metrics")
+    finally:
+        for sock in silent:
+            sock.close()
+        await starting.__aexit__(None, None, None)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_workers_end_with_the_process_that_started_them(world: World, port: int) -> None:

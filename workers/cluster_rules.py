@@ -18,12 +18,16 @@ from workers.choices import terms
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from eventcore.objects import ClusterResource, Tenant
+    from eventcore.objects import ClusterResource, LabelSelector, Tenant
     from workers.ownership import Owner
     from workers.proxy_settings import Setting
 
 OPERATIONS: Final = frozenset({"List", "Get"})
 NOT_PERMITTED: Final = "NotPermitted"
+MOST_REQUIREMENTS: Final = 64
+MOST_VALUES: Final = 256
+MOST_NAMES: Final = 64
+"""Requirements of a selector, values of one, and groups or resources beside it: each costs the proxy on each object."""
 _WITH_VALUES: Final = {"In": True, "NotIn": True, "Exists": False, "DoesNotExist": False}
 _GROUP: Final = re.compile(r"[a-z0-9.*-]*(/[a-z0-9*]+)?")
 _RESOURCE: Final = re.compile(r"\*|[a-z0-9][a-z0-9.-]*")
@@ -80,16 +84,26 @@ def resources_of(setting: Setting, subject: Owner | None = None) -> Iterator[tup
 
 def wrong(resource: ClusterResource) -> Ignored | None:
     """Return why an entry gives nothing, None when it gives what it says."""
-    selector = resource.selector
-    if selector is None or not (selector.match_labels or selector.match_expressions):
-        return Ignored("SelectorEmpty", "its selector has no requirement, and so chooses nothing")
-    for one in selector.match_expressions:
-        if _WITH_VALUES.get(one.operator) is not bool(one.values):
-            return Ignored("SelectorInvalid", f"{one.key} {one.operator} is no requirement with these values")
+    if (found := _wrong_selector(resource.selector)) is not None:
+        return found
     if unknown := sorted(set(resource.operations or ()) - OPERATIONS):
         return Ignored("OperationUnknown", f"{unknown[0]!r} is neither List nor Get")
+    if max(len(resource.api_groups), len(resource.resources)) > MOST_NAMES:
+        return Ignored("ResourceInvalid", f"it names more than {MOST_NAMES} groups or resources")
     if not resource.api_groups or not all(_GROUP.fullmatch(group) for group in resource.api_groups):
         return Ignored("GroupInvalid", "its apiGroups are not groups such as rbac.authorization.k8s.io, *.k8s.io or *")
     if not resource.resources or not all(_RESOURCE.fullmatch(one) for one in resource.resources):
         return Ignored("ResourceInvalid", "its resources are not plurals such as clusterroles, or *")
+    return None
+
+
+def _wrong_selector(selector: LabelSelector | None) -> Ignored | None:
+    if selector is None or not (selector.match_labels or selector.match_expressions):
+        return Ignored("SelectorEmpty", "its selector has no requirement, and so chooses nothing")
+    if len(selector.match_labels) + len(selector.match_expressions) > MOST_REQUIREMENTS:
+        return Ignored("SelectorInvalid", f"its selector has more than {MOST_REQUIREMENTS} requirements")
+    for one in selector.match_expressions:
+        if _WITH_VALUES.get(one.operator) is not bool(one.values) or len(one.values) > MOST_VALUES:
+            why = f"{one.key[:64]} {one.operator[:64]} is no requirement with these values"
+            return Ignored("SelectorInvalid", why)
     return None

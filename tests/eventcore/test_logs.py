@@ -175,6 +175,25 @@ def test_structs_bytes_and_deep_values_are_plain_json(capsys: pytest.CaptureFixt
     assert (line["body"], line["raw"]) == ("[5 bytes]", "[2 bytes]")
 
 
+@pytest.mark.parametrize(
+    ("before", "secret"),
+    [
+        ("eyJ", JWT),
+        ("eyJeyJeyJ-", JWT),
+        ("eyJabcdefgh", base64.b64encode(PEM.encode()).decode()),
+        ("eyJabcdefgh", PEM),
+        ("eyJabcdefgh-", "Bearer abcdef0123456789"),
+    ],
+    ids=["a JWT", "a JWT after beginnings", "PEM in base64", "PEM", "Bearer"],
+)
+def test_the_beginning_of_a_jwt_hides_no_secret_from_being_hidden(before: str, secret: str) -> None:
+    assert secret not in logs.redact(f"{before}{secret} ")
+
+
+def test_the_beginning_of_a_jwt_that_is_none_stays() -> None:
+    assert logs.redact("eyJ eyJabcdefgh, eyJ" * 3) == "eyJ eyJabcdefgh, eyJ" * 3
+
+
 # The word Bearer goes with its token.
 @given(st.text(max_size=30).filter(lambda text: not text.lower().endswith("bearer")), st.text(max_size=30))
 def test_redaction_keeps_what_stands_around_a_token(before: str, after: str) -> None:

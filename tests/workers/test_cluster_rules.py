@@ -9,12 +9,15 @@ import pytest
 
 from eventcore.grants import CapsuleUserRef, ClusterRule, ConfigGrant, SelectorTerm
 from eventcore.objects import ClusterResource, GlobalProxySettings, ProxySetting
-from workers.cluster_rules import rules_of, wrong
+from tests.naming import short
+from workers.cluster_rules import MOST_NAMES, MOST_REQUIREMENTS, MOST_VALUES, rules_of, wrong
 from workers.ownership import Owner
 from workers.relations import Relations
 from workers.setting_status import MOST, status_of
 
 DANA = Owner("User", "dana")
+EXISTS = {"key": "a", "operator": "Exists"}
+IN_MANY = {"operator": "In", "values": ["b"] * (MOST_VALUES + 1)}
 GOOD: dict[str, Any] = {
     "apiGroups": ["rbac.authorization.k8s.io"],
     "resources": ["clusterroles"],
@@ -79,7 +82,13 @@ def test_operations_that_are_left_out_are_both_and_list_means_get(operations: li
         ({"resources": []}, "ResourceInvalid"),
         ({"resources": ["nodes/proxy"]}, "ResourceInvalid"),
         ({"resources": ["cluster*"]}, "ResourceInvalid"),
+        ({"selector": {"matchLabels": {f"a{n}": "b" for n in range(MOST_REQUIREMENTS + 1)}}}, "SelectorInvalid"),
+        ({"selector": {"matchExpressions": [EXISTS] * (MOST_REQUIREMENTS + 1)}}, "SelectorInvalid"),
+        ({"selector": {"matchExpressions": [EXISTS | IN_MANY]}}, "SelectorInvalid"),
+        ({"apiGroups": ["*"] * (MOST_NAMES + 1)}, "ResourceInvalid"),
+        ({"resources": ["nodes"] * (MOST_NAMES + 1)}, "ResourceInvalid"),
     ],
+    ids=short,
 )
 def test_an_entry_that_gives_nothing_is_no_rule_and_the_status_says_why(change: dict[str, Any], reason: str) -> None:
     setting = everywhere(GOOD | change, GOOD)

@@ -11,12 +11,12 @@ from workers.own_index import OwnIndex
 from workers.ownership import Account
 
 OIL, GAS = Account("oil-system", "deployer"), Account("gas-system", "deployer")
-KEY = ObjectKey("Secret", "oil-system", "deployer-token-1")
+KEY = ObjectKey("Secret", "oil-system", "deployer-kubeconfig")
 
 
 def meta(account: Account | None, uid: str = "u1") -> Meta:
     annotations = {"capsule-tether.io/account": str(account)} if account else {}
-    labels = {"capsule-tether.io/component": "token"}
+    labels = {"capsule-tether.io/component": "kubeconfig"}
     return Meta(name=KEY.name, namespace=KEY.namespace, uid=uid, labels=labels, annotations=annotations)
 
 
@@ -27,7 +27,7 @@ def test_one_whose_marks_are_taken_off_is_looked_for_until_it_is_found_gone() ->
 
     index.apply(KEY, meta(OIL), None, meta(OIL))
 
-    assert (index.of(OIL), index.lost(OIL, "token"), index.lost(OIL, "rbac")) == ([], [KEY], [])
+    assert (index.of(OIL), index.lost(OIL, "kubeconfig"), index.lost(OIL, "rbac")) == ([], [KEY], [])
     assert (index.made_for(KEY, "u1"), index.made_for(KEY, "u2")) == (OIL, None)
     assert index.losers() == {OIL}
 

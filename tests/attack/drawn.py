@@ -88,4 +88,5 @@ def cases() -> Iterator[Case]:
                 who=who,
                 attack=many(kind, who, seed),
                 quick=seed == 0,
+                alone=True,
             )

@@ -166,12 +166,14 @@ def of_secrets() -> Iterator[Case]:
         who="developer",
         attack=secrets({"account": f"{VICTIM}/{ACCOUNT}", "generation": "3"}, count=400),
         quick=True,
+        alone=True,
     )
     yield Case(
         name="300 Secrets of as many accounts that are nowhere",
         section="A1",
         who="developer",
         attack=_of_nobody,
+        alone=True,
     )
     yield Case(
         name="ConfigMap whose account is of 6,000 letters",
@@ -199,6 +201,7 @@ def of_names() -> Iterator[Case]:
                 section="A2",
                 who="mallory",
                 attack=_named(kind, make),
+                alone=True,
                 quick=kind == "RoleBinding" and what == "of 5,000 letters",
             )
     for what, text in SELECTORS.items():
@@ -207,6 +210,7 @@ def of_names() -> Iterator[Case]:
             section="A3",
             who="mallory",
             attack=_choosing("kubeconfig-namespaces", text),
+            alone=True,
             quick=what == "of commas that never end",
         )
     for key in ("proxy-url", "kubeconfig-configmap", "token-mode", "rotate", "cluster-resources"):
@@ -215,8 +219,11 @@ def of_names() -> Iterator[Case]:
             section="A3",
             who="mallory",
             attack=_choosing(key, "https://" + "a" * 60_000),
+            alone=True,
         )
-    yield Case(name="200 accounts enabled by the developer", section="A3", who="developer", attack=_accounts)
+    yield Case(
+        name="200 accounts enabled by the developer", section="A3", who="developer", attack=_accounts, alone=True
+    )
 
 
 def _named(kind: str, make: Callable[[str, int], str]) -> Attack:
@@ -288,6 +295,7 @@ def of_settings() -> Iterator[Case]:
         section="A5",
         who="mallory",
         attack=_settings(lambda: [{"kind": "User", "name": f"user-{number}"} for number in range(5000)]),
+        alone=True,
     )
 
 

@@ -17,8 +17,8 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "workers/entitlement.py": ("judging", "objections"),
     "workers/relations.py": ("routing", "cluster_rules", "homes", "ownership"),
     "workers/desired.py": ("desired", "observing", "names"),
-    "eventcore/publishable.py": ("objects", "views"),
-    "eventcore/keys.py": ("keys", "events", "topology"),
+    "eventcore/publishable.py": ("publishable", "objects"),
+    "eventcore/keys.py": ("keys",),
 }
 
 

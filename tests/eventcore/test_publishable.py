@@ -104,7 +104,8 @@ def test_what_is_empty_is_not_published(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["Secret", "TenantOwner"])
 def test_labels_that_say_nothing_are_not_published(kind: str) -> None:
-    for labels in (None, {}):
+    nothing: tuple[dict[str, str] | None, ...] = (None, {})
+    for labels in nothing:
         assert published(kind, {"metadata": {"name": "n", "labels": labels}}) == {"metadata": {"name": "n"}}
 
 

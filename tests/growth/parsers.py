@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from eventcore import clock, events, keys, kube_errors, logs, numbers, selectors
+from eventcore import clock, events, foreign, keys, kube_errors, logs, numbers, selectors
 from eventcore.errors import EventError
 from eventcore.objects import ClusterResource, Meta, ServiceAccount
 from eventcore.publishable import publishable
@@ -24,8 +24,10 @@ from proxycore import (
     authentication,
     documents,
     headers,
+    identities,
     listquery,
     merging,
+    passing,
     protobuf,
     representations,
     requestinfo,
@@ -144,6 +146,8 @@ PARSERS: Final[dict[str, list[Case]]] = {
         events.Event.of_headers,
         lambda length: {"ce-id": "a", "ce-source": "b", "ce-type": "c", "ce-time": "9" * length},
     ),
+    "eventcore.foreign:is_namespace_name": _cases(foreign.is_namespace_name, *runs("a", "-", end="!")),
+    "eventcore.foreign:is_object_name": _cases(foreign.is_object_name, *runs("a", "a.", "-", end="!")),
     "eventcore.keys:_encode": _cases(keys._encode, *runs("a", ".", "é"), most=20_000),
     "eventcore.keys:decode": _cases(keys.decode, *runs("a", "=2E", "="), most=60_000),
     "eventcore.kube_errors:_retry_after": _cases(kube_errors._retry_after, *runs("9", "a ", " 9")),
@@ -153,7 +157,7 @@ PARSERS: Final[dict[str, list[Case]]] = {
         *runs("://", "://a:", "LS0tLS1CRUdJTi", "-----BEGIN A", "A ", ":@", "eyJ-"),
     ),
     "eventcore.numbers:whole": _cases(lambda text: numbers.whole(text, numbers.UINT64), *runs("0", "9", "٩")),
-    "eventcore.publishable:publishable": _cases(lambda body: publishable("Namespace", body), _object),
+    "eventcore.publishable:publishable": _cases(lambda body: publishable("Namespace", body), _object, most=50_000),
     "eventcore.selectors:parse": _cases(
         selectors.parse,
         *runs(" ", "a ", "a,", "a=b,", "a!=b,", "!", "=", "(", "!a,", "a>1,", "a ,"),
@@ -197,6 +201,11 @@ PARSERS: Final[dict[str, list[Case]]] = {
         lambda length: [("Sec-WebSocket-Protocol", "a," * (length // 2))],
         most=heads.LONGEST_FIELD,
     ),
+    "proxycore.identities:account_of": _cases(
+        identities.account_of,
+        *runs("a", ":"),
+        *(lambda n, end=end: f"system:serviceaccount:a:{'b.' * n}{end}" for end in "b!"),
+    ),
     "proxycore.listquery:parse_query": _cases(
         listquery.parse_query,
         *runs("&", "a=", "%20", "%", "+"),
@@ -215,6 +224,12 @@ PARSERS: Final[dict[str, list[Case]]] = {
         lambda length: _segment('["a","1","' + "b" * length + '"]'),
         lambda length: _segment('["a","' + "9" * length + '"]'),
         lambda length: _segment("[" * length),
+    ),
+    "proxycore.passing:watch_seconds": _cases(
+        passing.watch_seconds,
+        *runs("&", "a=", "timeoutSeconds"),
+        lambda length: "timeoutSeconds=" + "0" * length + "x",
+        lambda length: "&timeoutSeconds=" * (length // 16),
     ),
     "proxycore.plane.chunks:ChunkReader.feed": _cases(
         _chunks,
@@ -271,7 +286,7 @@ PARSERS: Final[dict[str, list[Case]]] = {
         _certificate,
         most=heads.LONGEST_FIELD,
     ),
-    "watchers.answers:read": _cases(lambda raw: answers.read(_ROW, raw), _object),
+    "watchers.answers:read": _cases(lambda raw: answers.read(_ROW, raw), _object, most=50_000),
     "workers.authority:certificates": _cases(
         authority.certificates, *runs("-----BEGIN CERTIFICATE-----\n", "-----END CERTIFICATE-----", "-----BEGIN ")
     ),
@@ -309,14 +324,15 @@ EXEMPT: Final[dict[str, str]] = {
     "proxycore.filtered:status_of": _READ,
     "proxycore.fleet_metrics": _OURS,
     "proxycore.local_tokens:LocalTokens._signed": "of a token that _candidate has read whole",
-    "proxycore.main:Service._listen": _OURS,
+    "proxycore.main": _OURS,
     "proxycore.measures": _OURS,
     "proxycore.namespace_lists:NamespaceLists._memory": _OURS,
     "proxycore.namespace_lists:NamespaceLists.answer_at_once": _OURS,
+    "proxycore.peers": "the address of a peer, as the kernel tells it",
+    "proxycore.plane.accepting": _OURS,
     "proxycore.plane.answers:Answered.begin": "llhttp takes no length of more than 64 bits",
     "proxycore.plane.client:ClientConnection._advance": "looks at each byte of a head once, from where it ended before",
     "proxycore.plane.dialling": _SETTING,
-    "proxycore.plane.listener": _OURS,
     "proxycore.representations:age": _OURS,
     "proxycore.watching:NamespaceWatch._send": _OURS,
     "workers.authority:Authority._recall": "a memory that Tether wrote, beside the proxy's CA",

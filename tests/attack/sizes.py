@@ -29,7 +29,9 @@ SHAPES: Final[dict[str, Any]] = {
     "priorities that are allowed": lambda size: {"priorityClasses": _names(size)},
     "registries that are allowed": lambda size: {"containerRegistries": _names(size)},
     "host names that are allowed": lambda size: {"ingressOptions": {"allowedHostnames": _names(size)}},
-    "owners": lambda size: {"owners": [{"kind": "User", "name": f"{_WORD}-{number}"} for number in range(size // 95)]},
+    "owners": lambda size: {
+        "owners": [{"kind": "User", "name": f"{_WORD * 15}-{number}"} for number in range(size // 935)]
+    },
 }
 SIZES: Final = {"0.9 MiB": int(0.9 * _MIB), "1.2 MiB": int(1.2 * _MIB), "1.4 MiB": int(1.4 * _MIB)}
 

@@ -233,6 +233,7 @@ def test_a_namespace_claims_tenants_of_capsule_alone_and_only_such_as_may_exist(
 
     assert namespace_claims(namespace("wind", reference("oil"), *others)) == {"wind", "oil"}
     assert namespace_claims(namespace(None, *others)) == frozenset()
+    assert namespace_claims(namespace(None, reference() | {"apiVersion": "capsule.clastix.io"})) == {"oil"}
     assert namespace_claims(namespace("")) == frozenset()
 
 

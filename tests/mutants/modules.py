@@ -15,8 +15,8 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "proxycore/headers.py": ("pure_parts", "acting"),
     "workers/ownership.py": ("owners", "ownership"),
     "workers/entitlement.py": ("judging", "objections"),
-    "workers/relations.py": ("routing", "cluster_rules", "homes", "ownership"),
-    "workers/desired.py": ("desired", "observing", "names"),
+    "workers/relations.py": ("routing", "cluster_rules", "own_index"),
+    "workers/desired.py": ("manifests", "desired"),
     "eventcore/publishable.py": ("publishable", "objects"),
     "eventcore/keys.py": ("keys",),
 }

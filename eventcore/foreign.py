@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from eventcore.printable import printable
+
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL_SIZE: Final = 63
 _NAME_SIZE: Final = 253
@@ -15,9 +17,7 @@ SHOWN: Final = 120
 
 def shown(text: str, limit: int = SHOWN) -> str:
     """Return at most ``limit`` characters of the text, what is not printable escaped, and how long it is if longer."""
-    head = text[:limit]
-    if not head.isprintable():
-        head = "".join(one if one.isprintable() else repr(one)[1:-1] for one in head)[:limit]
+    head = printable(text[:limit])[:limit]
     return f"{head}... ({len(text)} characters)" if len(text) > limit else head
 
 

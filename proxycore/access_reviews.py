@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from eventcore.errors import KubeError
 from eventcore.logs import get
 from proxycore.identities import Identity
+from proxycore.remembering import Memory
 from proxycore.statuses import RefusedError, unavailable
 from proxycore.turns import Turns, share_of
 
@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 log = get("proxy.access_reviews")
 
 PATH: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-MOST: Final = 100_000
-"""Answers that are remembered, some 300 bytes each."""
-MOST_EACH: Final = 20_000
-"""The same of one share."""
+MOST: Final = 24 * 2**20
+MOST_EACH: Final = 5 * 2**20
+"""Bytes of answers that are remembered, 256 each, and of those of one share."""
 
 
 class Attributes(msgspec.Struct, frozen=True):
@@ -86,17 +85,17 @@ class AccessReviews:
         self._poster = poster
         self._turns = turns or Turns()
         self._clock = clock
-        self._answers = _Answers()
+        self._answers: Memory[bytes, _Answer] = Memory(most=MOST, share=MOST_EACH)
         self._asking: dict[tuple[bytes, tuple[int, int]], asyncio.Task[bool]] = {}
 
     @property
     def size(self) -> int:
         """How many answers are remembered."""
-        return self._answers.size
+        return len(self._answers)
 
     def known(self, asker: Asker, attributes: Attributes, epochs: tuple[int, int] = (0, 0)) -> bool | None:
         """Return the answer that is remembered, None without one that was asked for in these ``epochs``."""
-        found = self._answers.get(asker.share, _key(asker, attributes))
+        found = self._answers.get(_key(asker, attributes))
         return found.allowed if found is not None and found.epochs == epochs and found.until > self._clock() else None
 
     async def allowed(
@@ -125,7 +124,7 @@ class AccessReviews:
 
     def forget(self, asker: Asker, attributes: Attributes) -> None:
         """Believe an answer no more."""
-        self._answers.pop(asker.share, _key(asker, attributes))
+        self._answers.drop(_key(asker, attributes))
 
     def _asked(self, flight: tuple[bytes, tuple[int, int]], task: asyncio.Task[bool]) -> None:
         del self._asking[flight]
@@ -148,41 +147,8 @@ class AccessReviews:
             log.warning("access review failed", error=error)
             raise RefusedError(unavailable("the proxy cannot ask the API server what you may do; try again")) from None
         until = self._clock() + believed[0 if allowed else 1]
-        self._answers.put(asker.share, key, _Answer(allowed, until, epochs))
+        self._answers.put(key, _Answer(allowed, until, epochs), holder=asker.share, size=0)
         return allowed
-
-
-class _Answers:
-    """What is remembered, by share: the oldest of one share goes when it has too many, or when all have."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._of: OrderedDict[str, OrderedDict[bytes, _Answer]] = OrderedDict()
-
-    def get(self, share: str, key: bytes) -> _Answer | None:
-        found = self._of.get(share)
-        return found.get(key) if found is not None else None
-
-    def pop(self, share: str, key: bytes) -> None:
-        found = self._of.get(share)
-        if found is not None and found.pop(key, None) is not None:
-            self.size -= 1
-            if not found:
-                del self._of[share]
-
-    def put(self, share: str, key: bytes, answer: _Answer) -> None:
-        self.pop(share, key)
-        found = self._of.setdefault(share, OrderedDict())
-        self._of.move_to_end(share)
-        found[key] = answer
-        self.size += 1
-        if len(found) > MOST_EACH:
-            self._drop_one(share)
-        if self.size > MOST:
-            self._drop_one(next(iter(self._of)))
-
-    def _drop_one(self, share: str) -> None:
-        self.pop(share, next(iter(self._of[share])))
 
 
 def _key(asker: Asker, attributes: Attributes) -> bytes:

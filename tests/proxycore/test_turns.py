@@ -189,8 +189,8 @@ async def test_reviews_are_paced_at_the_rate_after_the_burst() -> None:
 
 
 async def test_who_asks_for_much_forgets_its_own_answers_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access_reviews, "MOST_EACH", 5)
-    monkeypatch.setattr(access_reviews, "MOST", 12)
+    monkeypatch.setattr(access_reviews, "MOST_EACH", 5 * 256)
+    monkeypatch.setattr(access_reviews, "MOST", 12 * 256)
     count = 0
 
     class Poster:

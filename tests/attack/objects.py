@@ -288,6 +288,7 @@ def of_settings() -> Iterator[Case]:
             section="A1",
             who="mallory",
             attack=_settings(lambda subject=subject: [subject]),  # type: ignore[misc]  # bound at once
+            alone=True,
             quick=what == "a name of 6,000 letters",
         )
     yield Case(

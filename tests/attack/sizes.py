@@ -129,6 +129,7 @@ def cases() -> Iterator[Case]:
                     section="A5",
                     who="administrator",
                     attack=grown(shape, size, how),
+                    alone=True,
                     quick=(much, how, what) == ("1.2 MiB", "owner", "classes that are allowed"),
                 )
     for what in ("registries that are allowed", "host names that are allowed"):
@@ -137,12 +138,14 @@ def cases() -> Iterator[Case]:
             section="A5",
             who="administrator",
             attack=born(SHAPES[what], SIZES["1.2 MiB"], counts=True),
+            alone=True,
         )
     yield Case(
         name="a Tenant is made with 1.2 MiB of classes that are allowed",
         section="A5",
         who="administrator",
         attack=born(SHAPES["classes that are allowed"], SIZES["1.2 MiB"], counts=False),
+        alone=True,
     )
     for kind in ("Secret", "ConfigMap"):
         yield Case(

@@ -80,6 +80,12 @@ def test_a_process_that_ends_grows_or_is_deaf_is_stopped(after: Process | None, 
     assert of_processes({"proxy-1": PROXY}, {"proxy-1": after}, USUAL).stopped == [line]
 
 
+def test_memory_that_earlier_cases_took_is_not_this_ones() -> None:
+    large = Process(pid=1, started=1, memory=230 * MIB)
+
+    assert not of_processes({"proxy-1": large}, {"proxy-1": Process(pid=1, started=1, memory=240 * MIB)}, USUAL)
+
+
 def test_a_process_that_the_case_itself_restarts_must_be_there_again() -> None:
     again = Process(pid=2, started=9, memory=60 * MIB)
 

@@ -17,8 +17,8 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "workers/entitlement.py": ("judging", "objections"),
     "workers/relations.py": ("routing", "cluster_rules", "own_index"),
     "workers/desired.py": ("manifests", "desired"),
-    "eventcore/publishable.py": ("publishable", "objects"),
-    "eventcore/keys.py": ("keys",),
+    "eventcore/publishable.py": ("published", "publishable", "objects"),
+    "eventcore/keys.py": ("key_bounds", "keys"),
 }
 
 

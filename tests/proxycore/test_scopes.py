@@ -163,6 +163,12 @@ def test_namespaces_and_tenants_are_those_that_somebody_owns() -> None:
     assert scope_of(DANA, memory, ROLES, "list") is None
 
 
+def test_a_kind_that_only_rules_speak_of_is_given_by_no_tenant() -> None:
+    memory = Memory(owning("", *ALL), tenant("oil", **{"": CHOICE}))
+
+    assert scope_of(DANA, memory, ROLES, "list") is None
+
+
 CHOICE = Choice(names=("n1",), pattern="^n", selectors=((FOR_OIL,), (term("x", "Near"),)))
 CHOSEN = Scope(names=frozenset({"n1"}), patterns=frozenset({"^n"}), selectors=frozenset({IS_OIL}))
 

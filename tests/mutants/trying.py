@@ -10,6 +10,7 @@ tests of the module run with the changed module.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import sys
@@ -30,8 +31,10 @@ import pytest
 
 from tests.mutants.mutations import Mutant
 
-SLOWEST = 30.0
-"""Seconds that the tests of a mutant may take before it counts as killed: it hangs."""
+BUSY = 60
+"""Seconds of processor time after which a mutant counts as killed: it goes round in a circle."""
+IDLE = 600.0
+"""The same in seconds of the clock, for what waits for something that never comes; on a busy machine too."""
 SERVERS = frozenset({"nats_server", "world", "line", "control_plane"})
 """Fixtures that start servers. Tests with them are too slow to run for every mutant."""
 _REWRITES = "ignore::pytest.PytestAssertRewriteWarning"  # of what every fork has imported already
@@ -101,10 +104,11 @@ def from_the_beginning(mutant: Mutant, tests: Sequence[str]) -> str:
     """Return what becomes of a mutant that is in the module from its import on."""
 
     def work() -> int:
+        resource.setrlimit(resource.RLIMIT_CPU, (BUSY, BUSY))
         sys.meta_path.insert(0, _Finder(_Changed(mutant)))
         return int(pytest.main(arguments(tests), plugins=[WithoutServers()]))
 
-    return SURVIVED if ended(started(work), 2 * SLOWEST) == pytest.ExitCode.OK else KILLED
+    return SURVIVED if ended(started(work), IDLE) == pytest.ExitCode.OK else KILLED
 
 
 class _Changed(SourceFileLoader):
@@ -170,12 +174,13 @@ class InFunctions(WithoutServers):
         entered = self._entered(session.items)
         for place, mutant in self._mutants:
             items = [session.items[number] for number in entered.get(mutant.function, ())]
-            code = ended(started(partial(self._try, mutant, items)), SLOWEST)
+            code = ended(started(partial(self._try, mutant, items)), IDLE)
             unsure = code == _UNCHANGED or (code == 0 and mutant.function in self._early)
             self._report(place, UNSURE if unsure else SURVIVED if code == 0 else KILLED)
         return True
 
     def _try(self, mutant: Mutant, items: Sequence[pytest.Item]) -> int:
+        resource.setrlimit(resource.RLIMIT_CPU, (BUSY, BUSY))
         return self._run(items) if self._change(mutant) else _UNCHANGED
 
     def _run(self, items: Sequence[pytest.Item]) -> int:

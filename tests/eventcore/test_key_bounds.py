@@ -70,6 +70,10 @@ def test_a_key_fits_where_the_longest_subject_of_work_holds_it(size: int, *, fit
     assert not keys.key("a" * 2049).fits
 
 
+def test_the_workers_are_those_whose_lanes_stand_in_the_stream() -> None:
+    assert keys.WORKERS == ("rbac", "token", "kubeconfig", "access")
+
+
 def test_subjects_are_spelled_as_streams_and_consumers_expect_them() -> None:
     target = keys.key("oil-system", "sa.x")
     lane = target.lane()

@@ -111,8 +111,12 @@ def _is_unseen(node: cst.CSTNode) -> bool:
     if isinstance(node, cst.If):
         return isinstance(node.test, cst.Name) and node.test.value == "TYPE_CHECKING"
     if isinstance(node, cst.Assign | cst.Expr):
-        return _is_about_logs(node.value) or isinstance(node.value, cst.BaseString)
+        return _is_about_logs(node.value) or isinstance(node.value, cst.BaseString) or _is_type(node.value)
     return _is_sentence(node)
+
+
+def _is_type(node: cst.BaseExpression) -> bool:
+    return isinstance(node, cst.Subscript) and isinstance(node.value, cst.Name) and node.value.value == "Literal"
 
 
 def _is_sentence(node: cst.CSTNode) -> bool:

@@ -18,7 +18,7 @@ from eventcore.grants import (
 from eventcore.keys import Key
 from eventcore.selectors import Requirement
 from proxycore.identities import Identity
-from proxycore.kinds import BY_RULE, KINDS, NAMESPACE_KIND, ProxiedKind
+from proxycore.kinds import BY_RULE, KINDS, NAMESPACE_KIND, NODE_LEASE, ProxiedKind
 from proxycore.listquery import ListQuery
 from proxycore.policy import (
     Decision,
@@ -311,6 +311,13 @@ def test_a_known_kind_is_never_missing_for_a_star() -> None:
 
     assert isinstance(found, Filtered)
     assert found.kind == NODES
+
+
+def test_the_lease_of_a_node_is_read_like_the_node() -> None:
+    found = decided("GET", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1")
+
+    assert isinstance(found, Filtered)
+    assert (found.kind, found.verb, found.name, found.scope) == (NODE_LEASE, "get", "n1", BY_NAME)
 
 
 def test_while_loading_a_kind_that_only_rules_speak_of_is_left_to_rbac_where_no_rule_is_known() -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from eventcore.clock import now
-from eventcore.errors import ForbiddenError, NotFoundError
+from eventcore.errors import ForbiddenError, KubeUnreachableError, NotFoundError
 from eventcore.events import Mark
 from eventcore.objects import ServiceAccount
 from eventcore.settings import Settings
@@ -62,8 +62,10 @@ class Api:
         return msgspec.convert(found, kind)
 
 
-def judge(api: Api | None = None, relations: Relations | None = None, *marked: str, grace: float = 30.0) -> Judge:
-    view = SimpleNamespace(mark=lambda kind: MARK if kind in marked else None, age=lambda _: 1.0)
+def judge(
+    api: Api | None = None, relations: Relations | None = None, *marked: str, grace: float = 30.0, age: float = 1.0
+) -> Judge:
+    view = SimpleNamespace(mark=lambda kind: MARK if kind in marked else None, age=lambda _: age)
     settings = msgspec.structs.replace(Settings(), owner_status_grace=grace)
     return Judge(cast("Any", api or Api()), cast("Any", SimpleNamespace(view=view)), relations or Relations(), settings)
 
@@ -301,3 +303,14 @@ async def test_an_owner_whose_home_went_over_to_others_loses_everything() -> Non
     api.objects["namespaces/oil-system"] = namespace("oil-system", "gas")
 
     await judge(api).confirm_lost(OIL, ["oil"])
+
+
+async def test_where_nobody_knows_it_is_said_what_is_not_known() -> None:
+    api = Api()
+    api.objects["serviceaccounts/sa"] = api.objects["namespaces/oil-1"] = KubeUnreachableError("no answer")
+    unsure = judge(api, age=Settings().max_view_age + 1)
+
+    with pytest.raises(OutdatedError, match=r"neither API server \(no answer\) nor .* say what oil-system/sa owns"):
+        await unsure.confirm_lost(OIL, ["oil"])
+    with pytest.raises(OutdatedError, match="say whose oil-1 is"):
+        await unsure.confirm_left(OIL, "oil-1", ["oil"])

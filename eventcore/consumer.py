@@ -29,7 +29,7 @@ from eventcore.errors import BusError, EventError, KubeError, LeaseLostError, Re
 from eventcore.events import DeadLetter, WorkRequest, decode_body
 from eventcore.keys import LANES, Key, WorkerName, lane_consumer, parse_work_subject
 from eventcore.logs import get
-from eventcore.pulling import Pull, message_of, status_of
+from eventcore.pulling import Pull, message_of, no_answer, status_of
 from eventcore.topology import WORK
 from eventcore.waiting import end, later, pause
 
@@ -145,6 +145,7 @@ class Worker:
         self.settings = settings
         self.metrics = metrics
         self._seen: OrderedDict[Key, tuple[str, int]] = OrderedDict()
+        self._waits = False  # for the bus, which was said
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until told to stop; then finish what is in hand and give back what is not."""
@@ -160,12 +161,15 @@ class Worker:
                 while not stopping.is_set():
                     try:
                         message = await self._fetch(pull)
-                        seconds = 0.1
+                        seconds, self._waits = 0.1, False
                         if message is not None:
                             await self._handle(message, Lease(pull.sent, self.settings.ack_wait), stopping)
                     except (BusError, nats.errors.Error, TimeoutError, OSError) as error:
                         why = str(error) or type(error).__name__
-                        log.warning("lane waits for the bus", worker=self.name, lane=lane, error=why)
+                        # Said by the first lane, once until one is served again: in an outage all wait for the same.
+                        say = log.debug if self._waits else log.warning
+                        say("lane waits for the bus", worker=self.name, lane=lane, error=why)
+                        self._waits = True
                         await pull.close_and_give_back()
                         await pause(stopping, seconds)
                         seconds = min(2.0, seconds * 2)
@@ -189,8 +193,7 @@ class Worker:
             case "404" | "408":
                 return None
             case status:
-                description = (message.headers or {}).get("Description", "")
-                raise BusError(f"the lane's consumer answered {status} {description}: run `tether topology apply`")
+                raise BusError(no_answer(status, message))
 
     async def _handle(self, message: Msg, lease: Lease, stopping: asyncio.Event) -> None:
         bound = log.bind(worker=self.name)

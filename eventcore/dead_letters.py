@@ -20,7 +20,7 @@ from eventcore.events import DeadLetter, decode_body
 from eventcore.foreign import shown
 from eventcore.keys import parse_work_subject
 from eventcore.logs import get
-from eventcore.pulling import Pull, status_of
+from eventcore.pulling import Pull, no_answer, status_of
 from eventcore.topology import DLQ, MOVER, WORK
 from eventcore.waiting import pause
 
@@ -59,7 +59,7 @@ async def move(bus: Bus, metrics: Metrics, stopping: asyncio.Event) -> None:
                         await _move_one(bus, metrics, message)
                     elif status not in {"404", "408"}:
                         # Nobody answers yet, or there is no such consumer: asked again, but not at once.
-                        log.warning("mover waits for its consumer", status=status, do="tether topology apply")
+                        log.warning("mover waits for its consumer", error=no_answer(status, message))
                         await pull.close_and_give_back()
                         await pause(stopping, 1.0)
                 except (BusError, nats.errors.Error, TimeoutError, OSError) as error:

@@ -105,6 +105,15 @@ def status_of(message: Msg) -> str | None:
     return message.headers.get("Status")
 
 
+def no_answer(status: str, message: Msg) -> str:
+    """Return what a status means that is neither a message nor the end of a pull, and what to do, for a log line."""
+    description = (message.headers or {}).get("Description", "").partition("\n")[0].strip()
+    answer = f"NATS answers {status} {description}".strip()
+    if status == "409" and "deleted" not in description.lower():
+        return f"{answer}: waiting for it"
+    return f"{answer}: waiting for it; if JetStream is there, run `tether topology apply`"
+
+
 def message_of(message: Msg) -> BusMessage:
     """Return a delivered message as a BusMessage."""
     metadata = message.metadata

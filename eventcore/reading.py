@@ -75,6 +75,7 @@ class Reader(Generic[V, R]):
         self._applied = asyncio.Condition()
         self._state_read = 0.0
         self._anew = asyncio.Event()
+        self._trouble = ""
         self._largest = 1  # bytes of a message, as far as is known
         self._loading = False
 
@@ -94,6 +95,13 @@ class Reader(Generic[V, R]):
     def listen(self, callback: Callable[[Change[R]], None]) -> None:
         """Call back for every change, in order and before anybody is told that it was applied; it must not block."""
         self._listeners.append(callback)
+
+    @property
+    def missing(self) -> str:
+        """Why it is not ready, for a person."""
+        if self._trouble:
+            return f"{self.stream} cannot be read: {self._trouble}"
+        return f"{self.stream} is being read" if self.bus.connected else f"{self.stream} cannot be read, NATS is away"
 
     def take_when(self, complete: Callable[[V], bool]) -> None:
         """Take what another stream than the present one holds only once this is true of it; asked again and again.
@@ -129,7 +137,9 @@ class Reader(Generic[V, R]):
                     log.info("view is read anew", stream=self.stream, why=str(error))
                     seconds = 0.1
                 except (BusError, TimeoutError, OSError, nats.errors.Error) as error:
-                    log.warning("view cannot be read", stream=self.stream, error=str(error) or type(error).__name__)
+                    say = log.debug if self._trouble else log.warning  # once, until it is read again
+                    self._trouble = str(error) or type(error).__name__
+                    say("view cannot be read, tried again until it can", stream=self.stream, error=self._trouble)
                 finally:
                     self.ready = False
                     await end(follow, anew)
@@ -296,6 +306,7 @@ class Reader(Generic[V, R]):
         for change in sorted(changes, key=lambda change: change.sequence):
             self._tell(change)
         self.ready = True
+        self._trouble = ""
         self._loading = False
         self._state_read = time.monotonic()
         await self._notify()

@@ -50,7 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 25.0
 
     # NATS.
-    nats_url: Annotated[str, _text("nats", "servers, comma separated; tls:// never in clear")] = "nats://127.0.0.1:4222"
+    nats_url: Annotated[str, _text("nats", "servers, comma separated; with tls:// nothing is sent unencrypted")] = (
+        "nats://127.0.0.1:4222"
+    )
     nats_creds_file: Annotated[str, _text("nats", "credentials file (JWT and seed)")] = ""
     nats_user: Annotated[str, _text("nats", "user, with nats-password-file")] = ""
     nats_password_file: Annotated[str, _text("nats", "file that holds the user's password")] = ""
@@ -166,10 +168,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _number("proxy", "connections of clients to a process; fewer where the limit of open files is low", 1)
     ] = 20_000
     peer_connection_share: Annotated[
-        float, _number("proxy", "share of them for one address; trusted-proxy-cidrs have no limit", 0.001, 1)
+        float,
+        _number("proxy", "share of max-connections for one address or /64; trusted-proxy-cidrs have none", 0.001, 1),
     ] = 0.25
     shutdown_delay: Annotated[
-        float, _seconds("proxy", "after SIGTERM it takes connections for so long, not ready, and then drains", 0)
+        float, _seconds("proxy", "how long it takes connections after SIGTERM, not ready, before it drains", 0)
     ] = 5.0
     workers: Annotated[int, _number("proxy", "processes that share the port for tenants", 1, 64)] = 1
     proxy_tls_cert: Annotated[str, _text("proxy", "serving certificate, PEM")] = ""
@@ -213,7 +216,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.0
     client_connection_burst: Annotated[int, _number("proxy", "reviews at once above that rate", 1)] = 30
     failed_token_rate: Annotated[
-        float, _number("proxy", "tokens that are nobody's, a second and address, that are asked about; 0: no limit", 0)
+        float, _number("proxy", "invalid tokens a second from one address that a process still reviews; 0: no limit", 0)
     ] = 10.0
     identity_cache_ttl: Annotated[float, _seconds("proxy", "how long an accepted credential is believed", 0, 10)] = 10.0
     proxy_cluster_scoped: Annotated[

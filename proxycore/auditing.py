@@ -84,7 +84,7 @@ class _Nobody:
         """Return what is to be told, and begin anew."""
         (most, times), *_ = self.networks.most_common(1)
         many = f"{len(self.networks)}{' or more' if len(self.networks) == MAX_NETWORKS else ''}"
-        text = f"requests of nobody known: {self.count}, from {many} addresses, {times} of them from {most}"
+        text = f"requests of nobody known: {self.count}, addresses: {many}, from {most} alone: {times}"
         self.told, self.count = at, 0
         self.networks.clear()
         return text

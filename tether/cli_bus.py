@@ -65,7 +65,7 @@ def _topology(settings: Settings, *, dry_run: bool) -> bool:
     if not differences:
         say("nothing differs")
     elif not dry_run:
-        say(f"applied: {len(differences)} differences are gone")
+        say(f"applied, differences that are gone: {len(differences)}")
     return bool(differences)
 
 

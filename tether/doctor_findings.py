@@ -141,7 +141,7 @@ def _bus(snapshot: Snapshot) -> Iterator[Finding]:
         yield _finding("error", "bus", bus.url, text, f"set max_payload to 4 MiB, at least to {NEEDED_PAYLOAD} bytes")
     for one in bus.set_aside:
         what, _, remedy = one.message.partition(": ")
-        yield _finding("error", "set aside", one.object, f"{what}, so it grants nothing", remedy)
+        yield _finding("error", "set-aside", one.object, f"{what}, so it grants nothing", remedy)
     yield from _processes(bus)
 
 

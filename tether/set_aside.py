@@ -24,8 +24,8 @@ TOLD_FOR: Final = timedelta(hours=24)
 WHY: Final = {
     "oversized": "is larger than a message of NATS may be: make it smaller, or raise max_payload",
     "undecodable": "is not what its kind should be: correct it",
-    "name": "has too long a name for a subject of NATS: delete it, or make it under another",
-    "key": "has too long a name for a subject of NATS: correct what names it",
+    "name": "has a name that is too long for NATS: delete it, or make it anew under a shorter one",
+    "key": "names somebody by a name that is too long for NATS: shorten it there",
     "refused": "is refused by NATS: look at the limits of its streams",
 }
 

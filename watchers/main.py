@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 READY_LOOK: Final = 1.0
 """Seconds between looks at whether the view is complete."""
-LOADING: Final = "OBJECTS is being read"
 
 
 async def watch(role: Role) -> None:
@@ -67,7 +66,7 @@ async def _follow(role: Role, name: str, bus: Bus, client: KubeClient) -> None:
 
     def listed(kind: str) -> None:
         waiting.discard(kind)
-        role.readiness.set("view", reader.ready, LOADING)
+        role.readiness.set("view", reader.ready, reader.missing)
         role.readiness.set("kinds", not waiting, f"not listed yet: {', '.join(sorted(waiting))}")
 
     watchers = {row.kind: KindWatcher(row, tools, on_listed=partial(listed, row.kind)) for row in all_rows}
@@ -95,6 +94,6 @@ async def _follow(role: Role, name: str, bus: Bus, client: KubeClient) -> None:
 
 async def _report_view(role: Role, reader: Reader[ObjectsView, ObjectRecord]) -> None:
     while not role.stopping.is_set():
-        role.readiness.set("view", reader.ready, LOADING)
+        role.readiness.set("view", reader.ready, reader.missing)
         with suppress(TimeoutError):
             await asyncio.wait_for(role.stopping.wait(), READY_LOOK)

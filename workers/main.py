@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from eventcore.consumer import run_worker
 from eventcore.dead_letters import move
@@ -58,7 +58,7 @@ async def route(role: Role) -> None:
         async with asyncio.TaskGroup() as group:
             for reader in (objects, grants):
                 group.create_task(reader.run(reading_stops))
-            group.create_task(_report(role, lambda: objects.ready and grants.ready))
+            group.create_task(_report(role, objects, grants))
             group.create_task(_report_start(role, router))
             await router.run(role.stopping)
             reading_stops.set()
@@ -84,7 +84,7 @@ async def work(role: Role, names: Sequence[WorkerName]) -> None:
         reading_stops = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(reader.run(reading_stops))
-            group.create_task(_report(role, lambda: reader.ready))
+            group.create_task(_report(role, reader))
             group.create_task(move(bus, role.metrics, role.stopping))
             group.create_task(measure(bus, role.metrics, role.stopping))
             group.create_task(observe(context, role.metrics, role.stopping))
@@ -101,9 +101,10 @@ def _name(what: str) -> str:
     return f"{what}-{socket.gethostname()}-{os.getpid()}"
 
 
-async def _report(role: Role, ready: Callable[[], bool]) -> None:
+async def _report(role: Role, *readers: Reader[Any, Any]) -> None:
     while not role.stopping.is_set():
-        role.readiness.set("view", ready(), "OBJECTS is being read")
+        missing = next((reader.missing for reader in readers if not reader.ready), "")
+        role.readiness.set("view", not missing, missing)
         await pause(role.stopping, READY_LOOK)
 
 

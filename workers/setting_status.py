@@ -120,7 +120,7 @@ def _short(message: str) -> str:
 def _ignored(setting: Setting, relations: Relations, users: set[tuple[str, str]], *, gate: bool) -> Iterator[Ignored]:
     for kind, name in named(setting):
         if not well_formed(kind, name):
-            hint = "a ServiceAccount goes by its user name" if kind == "ServiceAccount" else "or by too long a name"
+            hint = "a ServiceAccount goes by its user name" if kind == "ServiceAccount" else "or its name is too long"
             yield Ignored("SubjectInvalid", f"{shown(kind)} '{shown(name)}' names nobody: {hint}")
     tenant = relations.tenant_of(setting.metadata.namespace)
     if isinstance(setting, ProxySetting) and not tenant:

@@ -118,8 +118,8 @@ async def test_a_flood_of_nobody_is_two_records_with_numbers_and_no_path(
         await until(lambda: len(stream.records) == 2)
 
     assert stream.said == [
-        "refused requests of nobody known: 1, from 1 addresses, 1 of them from 10.0.0.0",
-        "refused requests of nobody known: 19999, from 4 addresses, 5000 of them from 10.0.0.1",
+        "refused requests of nobody known: 1, addresses: 1, from 10.0.0.0 alone: 1",
+        "refused requests of nobody known: 19999, addresses: 4, from 10.0.0.1 alone: 5000",
     ]
     assert dropped(metrics) == 0
 

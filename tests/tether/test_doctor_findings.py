@@ -244,13 +244,13 @@ CASES: dict[str, tuple[Snapshot, str, str, str]] = {
     "an object that the bus does not take": (
         bus(set_aside=(SetAside(object="Tenant/oil", why="oversized", since=NOW),)),
         "error",
-        "set aside",
+        "set-aside",
         "raise max_payload",
     ),
     "a name that the bus does not take": (
         bus(set_aside=(SetAside(object="RoleBinding/dev/aaa... (5000 characters)", why="name", since=NOW),)),
         "error",
-        "set aside",
+        "set-aside",
         "grants nothing",
     ),
     "dead letters": (bus(dead_letters=2), "warning", "workers", "tether status"),

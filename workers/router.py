@@ -4,27 +4,26 @@ It keeps no place of its own in the stream: at start, everything that is found i
 change as it comes. Replicas run side by side and publish under the same Msg-Ids. A slow sweep asks for every key again.
 
 What NATS will never take, a key that is too long or a message that it refuses, is set aside and said once: nothing is
-granted for it, and nothing waits for it. Only what an outage stopped goes back to the head of the queue.
+granted for it, and nothing waits for it. Only what an outage stopped goes back to the head of its queue.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final
-
-import msgspec
 
 from eventcore.clock import now
 from eventcore.errors import BusError, KeyTooLongError, RefusedError
 from eventcore.events import AuditRecord, WorkRequest
 from eventcore.foreign import shown
-from eventcore.keys import Key, WorkerName, work_subject
+from eventcore.keys import WorkerName, work_subject
 from eventcore.logs import get
 from eventcore.recording import Recorder
 from eventcore.waiting import pause
+from workers.outbox import BULK, URGENT, URGENT_KINDS, USUAL, Outbox, Outgoing
 from workers.relations import Relations
 from workers.routing import Route, all_routes, grant_routes, route
 from workers.sweeping import turns
@@ -51,15 +50,6 @@ TOLD_FOR: Final = 12 * 3600.0
 """Seconds after which a key is named again that is still set aside."""
 
 
-class Outgoing(msgspec.Struct, frozen=True):
-    """One request on its way to WORK."""
-
-    worker: WorkerName
-    key: Key
-    request: WorkRequest
-    msg_id: str = ""
-
-
 class Router:
     """Routes what a reader of OBJECTS tells. Make it before the readers run."""
 
@@ -82,7 +72,7 @@ class Router:
         self._access = access
         self._settings = settings
         self._metrics = metrics
-        self._queue: deque[Outgoing] = deque()
+        self._outbox = Outbox()
         self._filled = asyncio.Event()
         self._set_aside: OrderedDict[tuple[WorkerName, str], float] = OrderedDict()
         self._recorder = Recorder(bus)
@@ -100,7 +90,7 @@ class Router:
     @property
     def waiting(self) -> int:
         """Requests that are not published yet."""
-        return len(self._queue)
+        return len(self._outbox)
 
     def routes(self) -> set[Route]:
         """Return every key that there is: of objects, and of grants that may have lost theirs."""
@@ -117,15 +107,26 @@ class Router:
         request = WorkRequest(reason="event", cause=change.sequence, stream=created, cause_id=cause_id, since=since)
         # Sequences begin anew with a new stream, so its creation time is part of the id.
         prefix = f"{created}:{change.sequence}"
+        urgency, source = self._class_of(change)
         self._put(
-            Outgoing(worker, key, request, f"{prefix}:{worker}:{key.token()}")
+            Outgoing(worker, key, request, f"{prefix}:{worker}:{key.token()}", urgency, source)
             for worker, key in sorted(route(change, self.relations))
         )
+
+    def _class_of(self, change: Change[ObjectRecord]) -> tuple[int, str]:
+        """Return how urgent a change is, and whose it is: a tenant's, or a namespace's that is no tenant's."""
+        record = change.new or change.old
+        if record is None:
+            return BULK, ""
+        key = record.key
+        namespace = key.name if key.kind == "Namespace" else key.namespace
+        source = key.name if key.kind == "Tenant" else self.relations.tenant_of(namespace) or namespace
+        return (URGENT if key.kind in URGENT_KINDS else USUAL), source
 
     def _put(self, requests: Iterable[Outgoing]) -> None:
         for one in requests:
             if one.key.fits:
-                self._queue.append(one)
+                self._outbox.put(one)
                 continue
             try:
                 work_subject(one.worker, one.key)
@@ -173,12 +174,12 @@ class Router:
             self._put(Outgoing(turn.worker, turn.key, WorkRequest(reason="sweep"), turn.msg_id) for turn in due)
 
     async def _publish(self, stopping: asyncio.Event) -> None:
-        while self._queue or not stopping.is_set():
-            if not self._queue:
+        while self._outbox or not stopping.is_set():
+            if not self._outbox:
                 self._filled.clear()
                 await _either(self._filled, stopping)
                 continue
-            batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            batch = self._outbox.take(BATCH)
             results = await asyncio.gather(*(self._send(one) for one in batch), return_exceptions=True)
             failed: list[Outgoing] = []
             error = ""
@@ -191,7 +192,7 @@ class Router:
                 elif isinstance(result, BaseException):
                     raise result
             if failed:
-                self._queue.extendleft(reversed(failed))
+                self._outbox.put_back(reversed(failed))
                 log.warning("requests wait for the bus", waiting=self.waiting, error=error)
                 if stopping.is_set():
                     return  # the next start asks for everything

@@ -55,7 +55,7 @@ async def test_a_hundred_objects_with_names_of_thousands_of_characters_stop_nobo
             'tether_watch_refused_objects_total{kind="RoleBinding",why="name"} 100.0' in role.metrics.render().decode()
         )
         told = [decode_body(AuditRecord, message.data) for message in world.audit.messages]
-        assert {one.object[:24] for one in told} == {f"RoleBinding/dev/{number:03}\\x1b[" for number in range(100)}
+        assert {one.object[:25] for one in told} == {f"RoleBinding/dev/{number:03}\\u001b" for number in range(100)}
         assert all(one.object.isprintable() and len(one.object) < 300 for one in told)
 
         # and after they are listed again, changed and deleted, all goes on without a restart

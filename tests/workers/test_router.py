@@ -236,7 +236,7 @@ async def test_whom_no_key_can_name_is_set_aside_told_once_and_holds_up_nobody(
     assert all(one.object.isprintable() and one.message.isprintable() for one in bodies)
     assert {one.object.partition("aaa")[0] for one in bodies} == {
         "access/subject/Group/",
-        "access/subject/User/\\x1b[2J",
+        "access/subject/User/\\u001b[2J",
     }
     assert (await bus.stream_state(topology.AUDIT)).messages == 2
 

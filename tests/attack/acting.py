@@ -175,7 +175,12 @@ async def _take(ground: Ground, subject: Object, target: str) -> None:
 
 def _not_shared(stage: Stage) -> Callable[[], Awaitable[None]]:
     async def clear() -> None:
-        await asyncio.sleep(0)
+        async with stage.cluster.wire(stage.bystander_token) as client:
+
+            async def taken_back() -> bool:
+                return stage.field not in await client.names(NAMESPACES)
+
+            await eventually(taken_back)
         stage.shared.clear()
 
     return clear

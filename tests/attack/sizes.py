@@ -54,7 +54,8 @@ def grown(shape: Any, size: int, how: How) -> Attack:
         except StuckError as error:
             ground.found.stopped.append(str(error))
         ground.found.add(victim.found)
-        ground.took |= victim.revoked
+        if "owners" not in shape(0):  # a grant of each of a thousand owners is taken back with it
+            ground.took |= victim.revoked
         yield
 
     return attack

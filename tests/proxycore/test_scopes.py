@@ -123,6 +123,13 @@ def test_a_volume_is_the_tenants_by_claim_and_label_which_must_not_disagree(
     assert Holder("oil", frozenset({"oil-1"})).holds(Seen(name="v", labels=labels, claim_namespace=claim)) is holds
 
 
+def test_a_volume_that_nobody_claims_is_the_labels() -> None:
+    oil = Holder("oil", frozenset({"oil-1"}))
+
+    assert oil.holds(Seen(name="v", labels={"capsule.clastix.io/tenant": "oil"}))
+    assert not oil.holds(Seen(name="v"))
+
+
 def test_only_what_goes_by_name_stays_as_it_is_while_it_lives() -> None:
     assert Scope(names=frozenset({"a"}), patterns=frozenset({"b"})).by_name_alone
     assert not Scope(selectors=frozenset({IS_OIL})).by_name_alone

@@ -138,7 +138,7 @@ def _collection(info: RequestInfo, identity: Identity, grants: Grants, freshness
     if selectors_of(identity, grants, NAMESPACE_KIND, info.verb):
         return _filtered(info, NAMESPACE_KIND, _namespaces(identity, grants, info.verb))
     query = parse_query(info.query, legacy_watch=info.legacy_watch)
-    if info.legacy_watch and info.name:
+    if info.name:  # as the old spelling of a watch may have it
         only = Requirement("metadata.name", "in", (info.name,))
         query = msgspec.structs.replace(query, fields=(only, *query.fields))
     if query.watch:
@@ -170,9 +170,8 @@ def _other_kind(
     info: RequestInfo, kind: ProxiedKind, identity: Identity, grants: Grants, freshness: Freshness
 ) -> Decision:
     reads = info.method == "GET"
-    one = info.verb == "get" or info.verb in OPERATION_OF
-    is_ours = info.verb in kind.verbs and (reads or info.verb in OPERATION_OF) and (bool(info.name) or not one)
-    if not is_ours:
+    writes_one = info.verb in OPERATION_OF and bool(info.name)
+    if info.verb not in kind.verbs or not (reads or writes_one):
         return Forward()
     if not freshness.ready and not kind.discovered:
         return Refuse(stale(freshness))
@@ -211,10 +210,10 @@ def is_missing(info: RequestInfo, identity: Identity, grants: Grants, freshness:
     Installers take a 403 for a failure and a 404 for "make it". Only who owns a tenant is told: it learns nothing that
     an attempt to create the namespace would not tell it.
     """
-    asked = info.method == "GET" and info.verb == "get" and info.is_resource
     return (
-        asked
-        and bool(info.namespace and info.name)
+        info.method == "GET"
+        and info.verb == "get"
+        and bool(info.namespace)
         and not info.subresource
         and not exists
         and freshness.fresh

@@ -253,6 +253,9 @@ def test_what_a_tenant_gives_of_a_kind_is_filtered_by_its_scope(method: str, tar
 @pytest.mark.parametrize(
     ("method", "target"),
     [
+        ("PUT", "/apis/capsule.clastix.io/v1beta2/tenants/oil"),
+        ("DELETE", "/apis/capsule.clastix.io/v1beta2/tenants/oil"),
+        ("GET", "/apis/metrics.k8s.io/v1beta1/nodes?watch=1"),
         ("DELETE", "/api/v1/nodes/n1"),
         ("DELETE", "/api/v1/nodes"),
         ("POST", "/api/v1/nodes"),
@@ -267,6 +270,23 @@ def test_what_a_tenant_gives_of_a_kind_is_filtered_by_its_scope(method: str, tar
 )
 def test_what_nothing_gives_goes_as_the_caller(method: str, target: str) -> None:
     assert decided(method, target) == Forward()
+
+
+@pytest.mark.parametrize(
+    ("target", "verb", "watch"),
+    [
+        ("/api/v1/watch/nodes", "watch", True),
+        ("/api/v1/nodes?%77atch=1", "watch", True),
+        ("/api/v1/nodes/n1?watch=1", "get", True),
+        ("/api/v1/nodes?watch=0", "list", False),
+    ],
+)
+def test_a_watch_is_one_however_it_is_spelled(target: str, verb: str, *, watch: bool) -> None:
+    found = decided("GET", target)
+
+    assert isinstance(found, Filtered)
+    assert (found.verb, found.query.watch) == (verb, watch)
+    assert "fieldSelector" not in dict(found.query.passed_on)
 
 
 def test_the_query_of_a_read_is_kept_and_a_write_has_none() -> None:
@@ -323,6 +343,11 @@ def test_the_lease_of_a_node_is_read_like_the_node() -> None:
 def test_while_loading_a_kind_that_only_rules_speak_of_is_left_to_rbac_where_no_rule_is_known() -> None:
     assert decided("GET", ROLES_PATH, OIL, LOADING) == Forward()
     assert decided("GET", ROLES_PATH, SEES_ROLES, LOADING) == Refuse(stale(LOADING))
+    assert decided("GET", ROLES_PATH, SEES_ROLES, LOADING, BOB) == Refuse(stale(LOADING))
+
+
+def test_while_loading_nobody_knows_what_is_given_of_a_known_kind() -> None:
+    assert decided("GET", "/apis/storage.k8s.io/v1/storageclasses", OIL, LOADING) == Refuse(stale(LOADING))
 
 
 # A 404 in place of a 403.

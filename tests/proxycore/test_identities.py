@@ -66,6 +66,20 @@ def test_an_account_is_who_has_exactly_an_accounts_name(user: str, account: tupl
     assert Identity(user=user).account == account
 
 
+@pytest.mark.parametrize(
+    ("namespace", "name", "good"),
+    [("n" * 63, "a" * 253, True), ("n" * 64, "a", False), ("n", "a" * 254, False), ("n" * 64, "a" * 253, False)],
+)
+def test_an_account_has_names_that_kubernetes_gives(namespace: str, name: str, *, good: bool) -> None:
+    found = account_of(f"system:serviceaccount:{namespace}:{name}")
+
+    assert found == ((namespace, name) if good else None)
+
+
+def test_of_whom_nothing_is_said_nothing_is_known() -> None:
+    assert Identity(user="a") == Identity(user="a", groups=(), uid="", extra={}, only="")
+
+
 def test_an_account_is_in_the_groups_that_kubernetes_gives_it() -> None:
     wanted = ("system:serviceaccounts", "system:serviceaccounts:oil-system", "system:authenticated")
 
@@ -202,6 +216,7 @@ def test_the_keys_that_decide_are_those_of_somebody_and_of_the_tenants() -> None
 def test_grants_of_the_past_stand_before_those_of_now_also_where_there_were_none() -> None:
     now = Memory(OIL, GAS)
     overlay = Overlay(now)
+    assert overlay.get(OIL.key()) == OIL
     overlay.past = {OIL.key(): TenantGrant(name="oil", uid="u", namespaces=()), GAS.key(): None}
 
     assert overlay.get(OIL.key()) == TenantGrant(name="oil", uid="u", namespaces=())

@@ -39,6 +39,7 @@ log = get("views")
 BATCH: Final = 512
 BATCH_BYTES: Final = 24 * 1024 * 1024
 """Bytes that may be on their way at once: nats-server cuts off a connection for which 64 MiB wait."""
+BYTES_IN_A_ROW: Final = 1024 * 1024
 PULL_EXPIRES: Final = 10.0
 HEARTBEAT: Final = 1.0
 """Seconds between idle heartbeats of a reader's pull; two missed ones mean that its consumer is gone."""
@@ -76,6 +77,7 @@ class Reader(Generic[V, R]):
         self._state_read = 0.0
         self._anew = asyncio.Event()
         self._trouble = ""
+        self._in_a_row = 0  # bytes that were read since others had a turn
         self._largest = 1  # bytes of a message, as far as is known
         self._loading = False
 
@@ -242,7 +244,12 @@ class Reader(Generic[V, R]):
             status = status_of(message) if message is not None else "100"
             if message is not None and status is None:
                 wanted -= 1
-                largest = max(largest, len(message.data))
+                largest, in_a_row = max(largest, len(message.data)), in_a_row + len(message.data)
+                if in_a_row >= BYTES_IN_A_ROW:
+                    in_a_row = 0
+                    await asyncio.sleep(
+                        0
+                    )  # what has come already is read without waiting, and the loop serves others too
                 await self._take(message, table, live=taken)
             elif status == "408":
                 wanted = 0
@@ -254,6 +261,10 @@ class Reader(Generic[V, R]):
                 await self._check(table, start.created)
 
     async def _take(self, message: Msg, table: V, *, live: bool) -> None:
+        self._in_a_row += len(message.data)
+        if self._in_a_row >= BYTES_IN_A_ROW:
+            self._in_a_row = 0
+            await asyncio.sleep(0)  # what came already is read without waiting: the loop is to serve others too
         change = table.apply(message_of(message))
         if live:
             if change is not None:

@@ -75,7 +75,14 @@ names = st.from_regex(r"\A[a-z][a-z0-9-]{0,8}[a-z0-9]\Z")
 
 
 @given(
-    st.lists(st.tuples(names, st.sampled_from(["In", "NotIn", "Exists", "DoesNotExist"]), st.lists(names, min_size=1)))
+    st.lists(
+        st.tuples(
+            names,
+            st.sampled_from(["In", "NotIn", "Exists", "DoesNotExist"]),
+            st.lists(names, min_size=1, max_size=6),
+        ),
+        max_size=12,
+    )
 )
 def test_every_selector_can_be_written(wanted: list[tuple[str, str, list[str]]]) -> None:
     written = {

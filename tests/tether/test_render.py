@@ -163,7 +163,7 @@ def test_a_privileged_namespace_is_no_home(namespace: str) -> None:
     ("flags", "says"),
     [
         (["--owner", "oil-system"], "is not NAMESPACE/ACCOUNT"),
-        (["--owner", "Oil/x"], "the namespace in --owner, 'Oil'"),
+        (["--owner", "Oil/x"], "--owner 'Oil/x' is not NAMESPACE/ACCOUNT"),
         (["--owner", "kube-system/x"], "give the account a namespace of its own"),
         (["--git-branch", "main"], "do nothing without --git-url"),
         (["--no-prune"], "do nothing without --git-url"),

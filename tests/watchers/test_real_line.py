@@ -12,7 +12,7 @@ import pytest
 from eventcore.events import OBJECT_DELETED
 from eventcore.keys import ObjectKey
 from eventcore.kube import KubeClient
-from eventcore.objects import LABEL_COMPONENT, LAST_APPLIED
+from eventcore.objects import ANNOTATION_ENABLED, LABEL_COMPONENT, LAST_APPLIED
 from tether.devcluster.api import ApiOptions, EmbeddedApi
 
 if TYPE_CHECKING:
@@ -52,7 +52,11 @@ async def test_objects_of_every_kind_reach_objects_and_their_deletes_too(world: 
         await world.objects.until_many(oil, 1)
         await admin.create(
             "/api/v1/namespaces/oil-system/serviceaccounts",
-            obj("ServiceAccount", "gitops-reconciler", metadata={"annotations": {LAST_APPLIED: "{}", "a": "b"}}),
+            obj(
+                "ServiceAccount",
+                "gitops-reconciler",
+                metadata={"annotations": {LAST_APPLIED: "{}", ANNOTATION_ENABLED: "true", "a": "b"}},
+            ),
         )
         owner = {"kind": "ServiceAccount", "name": "system:serviceaccount:oil-system:gitops-reconciler"}
         await admin.create(
@@ -70,7 +74,7 @@ async def test_objects_of_every_kind_reach_objects_and_their_deletes_too(world: 
         )
 
     metadata = msgspec.json.decode(told.data)["metadata"]
-    assert metadata["annotations"] == {"a": "b"}
+    assert metadata["annotations"] == {ANNOTATION_ENABLED: "true"}
     assert "managedFields" not in metadata
 
 

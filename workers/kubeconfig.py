@@ -283,10 +283,8 @@ async def _remove(
     elif not chosen and context.relations.is_distributed(account, namespace):
         await context.judge.confirm_left(account, namespace, tenants)
     left = entitlement is not None and _has_left(context, account, namespace)
-    for target in targets[:MOST_AT_ONCE] if left else ():
-        existing = await context.writer.read(target)
-        if existing is not None and (context.writer.is_ours(target, existing, account) or not existing.marked):
-            await _demand_rotation(context, run, account, existing)
+    if left:
+        await _demand_rotation(context, run, account, targets[:MOST_AT_ONCE])
     await context.writer.remove_all(run, targets, account, action="removed")
     if entitlement is None and namespace == account.namespace:
         await _remove_config_maps(context, run, account)
@@ -300,18 +298,25 @@ def _has_left(context: Context, account: Account, namespace: str) -> bool:
     return context.relations.tenant_of(namespace) not in context.relations.tenants_of_account(account)
 
 
-async def _demand_rotation(context: Context, run: Run, account: Account, copy: Existing) -> None:
-    """Mark the token to be rotated if a copy shows it: by our mark or, where somebody took that off, by itself."""
+async def _demand_rotation(context: Context, run: Run, account: Account, copies: list[Target]) -> None:
+    """Mark the token to be rotated if a copy shows it, or held it when its namespace left, whatever is in it now.
+
+    What else stands on the copy counts for nothing: anybody can write that on a Secret of their own.
+    """
     target = Target("Secret", account.namespace, token_name(account))
     existing = await context.writer.read(target)
     if existing is None or not context.writer.is_ours(target, existing, account):
         return
-    generation = generation_of(existing.annotations)
-    if generation_of(copy.annotations) != generation and not _shows(copy, token_text(existing)):
-        return  # what was copied there is on its way out already
-    run.check()
-    patch = {"metadata": {"uid": existing.uid, "annotations": {ANNOTATION_ROTATE: str(generation)}}}
-    await context.client.merge_patch(target.path, patch)
+    generation, token = generation_of(existing.annotations), token_text(existing)
+    for place in copies:
+        copy = await context.writer.read(place)
+        if copy is None or (copy.marked and not context.writer.is_ours(place, copy, account)):
+            continue
+        if _shows(copy, token) or context.relations.held(place, copy.uid) == generation:
+            run.check()
+            patch = {"metadata": {"uid": existing.uid, "annotations": {ANNOTATION_ROTATE: str(generation)}}}
+            await context.client.merge_patch(target.path, patch)
+            return  # what else was copied there is on its way out with it
 
 
 def _shows(copy: Existing, token: str | None) -> bool:

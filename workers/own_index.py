@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from eventcore.foreign import is_object_name
 from eventcore.objects import ANNOTATION_TENANT, LABEL_COMPONENT
+from workers.desired import generation_of
 from workers.own_objects import OwnObject, is_ca_copy, is_lockdown, own_account
 from workers.ownership import Account
 from workers.tables import member
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from eventcore.keys import ObjectKey
     from eventcore.objects import Meta
 
@@ -24,6 +27,8 @@ class Made(msgspec.Struct, frozen=True):
     uid: str
     account: Account
     component: str
+    held: int = 0
+    """The generation of the token in it when its namespace left the account's tenants; 0 while that has not been."""
 
 
 class OwnIndex:
@@ -36,6 +41,7 @@ class OwnIndex:
         self._homes: defaultdict[str, set[Account]] = defaultdict(set)
         self._copies_in: defaultdict[str, set[Account]] = defaultdict(set)
         self._lockdown_in: defaultdict[str, set[Account]] = defaultdict(set)
+        self._counts: Counter[tuple[Account, str, str]] = Counter()  # by account, namespace and what it is there
         self._ca_copies: defaultdict[str, set[ObjectKey]] = defaultdict(set)
 
     def accounts(self) -> set[Account]:
@@ -79,6 +85,20 @@ class OwnIndex:
         found = self._made.get(key)
         return found.account if found is not None and found.uid == uid else None
 
+    def leave(self, namespace: str, accounts: Collection[Account]) -> None:
+        """A namespace has just left the tenants of these accounts: what lies there then was theirs, and readable."""
+        for account in accounts:
+            for one in self.of(account, "kubeconfig"):
+                made = self._made.get(one.key)
+                if one.key.namespace == namespace and made is not None and made.account == account:
+                    held = generation_of(one.metadata.annotations)
+                    self._made[one.key] = msgspec.structs.replace(made, held=held)
+
+    def held(self, key: ObjectKey, uid: str) -> int:
+        """Return the generation of the token that the object with this uid held when its namespace left, or 0."""
+        found = self._made.get(key)
+        return found.held if found is not None and found.uid == uid else 0
+
     def forget(self, key: ObjectKey) -> None:
         """Forget what is found to be gone, unless it is shown."""
         found = self._made.get(key)
@@ -103,12 +123,11 @@ class OwnIndex:
         self._remember(key, new, gone)
         member(self._ca_copies, key.namespace, key, present=is_ca_copy(new))
         before, after = own_account(old), own_account(new)
-        if before and before != after:
-            self._objects[before].pop(key, None)
-            self._count(before, key)
+        if before and (shown := self._objects[before].pop(key, None)) is not None:
+            self._count(before, shown, -1)
         if after and new:
             self._objects[after][key] = OwnObject(key, new)
-            self._count(after, key)
+            self._count(after, self._objects[after][key], 1)
 
     def _remember(self, key: ObjectKey, new: Meta | None, gone: Meta | None) -> None:
         before = self._made.get(key)
@@ -123,12 +142,22 @@ class OwnIndex:
         if after is not None and own_account(new) != after.account:
             member(self._lost, after.account, key, present=True)
 
-    def _count(self, account: Account, key: ObjectKey) -> None:
-        found = self._objects.get(account, {})
+    def _count(self, account: Account, one: OwnObject, by: int) -> None:
+        """Count one object more or less: whoever may write Secrets makes any number of them, each a change."""
+        found = bool(self._objects[account])
         if not found:
-            self._objects.pop(account, None)
-        member(self._homes, account.namespace, account, present=bool(found))
-        here = any(one.component == "kubeconfig" and k.namespace == key.namespace for k, one in found.items())
-        member(self._copies_in, key.namespace, account, present=here)
-        bound = any(is_lockdown(k, account) and k.namespace == key.namespace for k in found)
-        member(self._lockdown_in, key.namespace, account, present=bound)
+            del self._objects[account]
+        member(self._homes, account.namespace, account, present=found)
+        if one.component == "kubeconfig":
+            self._count_in(self._copies_in, account, one, by, "copy")
+        if is_lockdown(one.key, account):
+            self._count_in(self._lockdown_in, account, one, by, "lockdown")
+
+    def _count_in(
+        self, index: defaultdict[str, set[Account]], account: Account, one: OwnObject, by: int, what: str
+    ) -> None:
+        place = (account, one.key.namespace, what)
+        self._counts[place] += by
+        if not self._counts[place]:
+            del self._counts[place]
+        member(index, one.key.namespace, account, present=place in self._counts)

@@ -171,6 +171,10 @@ class Relations:
         """Return the account that an object was made for when it was first seen, whatever marks are on it now."""
         return self._own.made_for(ObjectKey(target.kind, target.namespace, target.name), uid)
 
+    def held(self, target: Target, uid: str) -> int:
+        """Return the generation of the token in an object when its namespace left the account's tenants, or 0."""
+        return self._own.held(ObjectKey(target.kind, target.namespace, target.name), uid)
+
     def forget(self, target: Target) -> None:
         """Forget an object that is found to be gone."""
         self._own.forget(ObjectKey(target.kind, target.namespace, target.name))
@@ -313,6 +317,8 @@ class Relations:
         before, after = self.tenant_of(name), tenant.metadata.name if tenant else ""
         if before == after:
             return
+        if before:
+            self._own.leave(name, [one for one in self.copies_in(name) if before in self.tenants_of_account(one)])
         member(self._namespaces_of, before, name, present=False)
         put(self._tenant_of, name, after or None)
         if after:

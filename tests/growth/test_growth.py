@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import gc
 import time
+from datetime import UTC, datetime
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from eventcore.keys import ObjectKey
+from eventcore.objects import ANNOTATION_ACCOUNT, LABEL_COMPONENT, Meta, PartialObject
+from eventcore.views import Change, ObjectRecord
 from tests.growth.parsers import EXEMPT, PARSERS, Case
 from tests.growth.scanning import covered, readers
+from workers.relations import Relations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +73,47 @@ def test_ten_times_the_text_is_at_most_twelve_times_the_work(case: Case) -> None
         ratio, seconds = min(ratio, again), min(seconds, took)
     assert ratio <= MOST, f"ten times the text took {ratio:.0f} times as long"
     assert seconds <= LONGEST, f"one text of {case.most} characters held the loop for {seconds * 1000:.0f} ms"
+
+
+def own_secrets(number: int) -> list[Change[ObjectRecord]]:
+    """Return as many Secrets that say to be kubeconfigs of one account in one namespace, and the end of them."""
+    changes = []
+    for at in range(number):
+        key = ObjectKey("Secret", "oil-system", f"deployer-{at}")
+        found = Meta(
+            name=key.name,
+            namespace=key.namespace,
+            uid=str(at),
+            labels={LABEL_COMPONENT: "kubeconfig"},
+            annotations={ANNOTATION_ACCOUNT: "oil-system/deployer"},
+        )
+        record = ObjectRecord(
+            key=key,
+            sequence=at + 1,
+            id=str(at),
+            uid=found.uid,
+            resource_version=str(at),
+            deleted=False,
+            time=datetime(2026, 1, 1, tzinfo=UTC),
+            body=b"",
+            obj=PartialObject(found),
+        )
+        changes.append(Change(old=None, new=record, sequence=at + 1))
+    return changes + [Change(old=change.new, new=None, sequence=change.sequence + number) for change in changes]
+
+
+def index_all(changes: object) -> None:
+    relations = Relations()
+    for change in cast("list[Change[ObjectRecord]]", changes):
+        relations.apply(change)
+
+
+def test_ten_times_the_objects_of_one_account_are_at_most_twelve_times_the_work() -> None:
+    case = Case(read=index_all, text=own_secrets, most=3000)
+
+    ratio = min(growth(case)[0] for _ in range(3))
+
+    assert ratio <= MOST, f"ten times the objects took {ratio:.0f} times as long"
 
 
 def test_whatever_is_quadratic_is_found() -> None:

@@ -96,6 +96,25 @@ async def test_generations_that_the_account_forges_at_home_harm_it_alone_and_hol
         await revoke(line, await line.token(HOME))
 
 
+async def test_a_copy_that_is_forged_where_the_tenant_never_was_forces_no_rotation(line: Line) -> None:
+    async with line.everything():
+        # given a developer in a namespace of nobody, who knows the account and guesses its generation
+        await line.settle()
+        token = await line.token(HOME)
+        await line.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "elsewhere"}})
+        secret = forged("elsewhere", KUBECONFIG, "1")
+        secret["metadata"]["labels"]["capsule-tether.io/component"] = "kubeconfig"
+
+        # when a Secret there says that it is a copy of the account's kubeconfig
+        await line.apply(secret)
+        await line.until_gone("Secret", "elsewhere", KUBECONFIG)
+
+        # then nothing asks for another token
+        annotations = (await line.must("Secret", HOME, TOKEN))["metadata"]["annotations"]
+        assert "capsule-tether.io/rotate" not in annotations
+        assert await line.token(HOME) == token
+
+
 @pytest.mark.parametrize("selector", HOSTILE.values(), ids=HOSTILE)
 async def test_a_selector_that_takes_long_to_read_stops_neither_others_nor_the_revocation(
     line: Line, selector: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,34 @@ def test_a_tombstone_that_is_all_that_is_left_tells_it_too() -> None:
     index.apply(KEY, None, None, meta(OIL))
 
     assert (index.lost(OIL), index.made_for(KEY, "u1")) == ([KEY], OIL)
+
+
+def test_a_namespace_that_leaves_is_remembered_for_what_lay_there_then_and_for_nothing_that_came_later() -> None:
+    index = OwnIndex()
+    held = msgspec.structs.replace(meta(OIL), annotations=meta(OIL).annotations | {"capsule-tether.io/generation": "7"})
+    index.apply(KEY, None, held)
+    assert index.held(KEY, "u1") == 0
+
+    index.leave(KEY.namespace, [OIL])
+
+    # Whatever is done to it there, it held that generation; one that is made there afterwards never did.
+    index.apply(KEY, held, None, held)
+    assert (index.held(KEY, "u1"), index.held(KEY, "u2")) == (7, 0)
+    index.apply(KEY, None, msgspec.structs.replace(held, uid="u2"))
+    assert (index.held(KEY, "u1"), index.held(KEY, "u2")) == (0, 0)
+
+
+def test_a_namespace_holds_copies_for_as_long_as_one_of_them_is_there() -> None:
+    index, other = OwnIndex(), ObjectKey("Secret", KEY.namespace, "deployer-other")
+    for key in (KEY, other):
+        index.apply(key, None, meta(OIL))
+    index.apply(KEY, meta(OIL), meta(OIL))
+
+    index.apply(KEY, meta(OIL), None)
+    assert (index.copies_in(KEY.namespace), index.at_home_in("oil-system")) == ({OIL}, {OIL})
+
+    index.apply(other, meta(OIL), None)
+    assert (index.copies_in(KEY.namespace), index.at_home_in("oil-system"), index.has(OIL)) == (set(), set(), False)
 
 
 STATES = st.sampled_from([None, *((account, uid) for account in (OIL, GAS, None) for uid in ("u1", "u2"))])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from eventcore.clock import now
 from eventcore.consumer import Again, Done, Result, Retry
 from eventcore.errors import LeaseLostError
+from workers.cleaning import GOES_ON, UnfinishedError
 from workers.entitlement import Entitlement, Judge, OutdatedError
 from workers.options import Options, options
 from workers.relations import Relations
@@ -83,6 +86,9 @@ def guarded(
             return await reconcile(one)
         except (LeaseLostError, TimeoutError):
             raise
+        except UnfinishedError:
+            # Not a Retry: all requests that wait for the key would each do as much before anybody else's turn.
+            return Again(now() + timedelta(seconds=GOES_ON))
         except Exception as error:
             if account is not None and context.judge.look(account) is None:
                 one.log.warning("revocation is not done yet", account=str(account), error=error)

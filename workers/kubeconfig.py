@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from eventcore.consumer import Retry
 from workers.authority import Authority, AuthorityError, Trust
 from workers.ca_copies import copy_authority, is_copy
+from workers.cleaning import MOST_AT_ONCE
 from workers.context import SOON, asked, guarded, until
 from workers.desired import (
     ANNOTATION_DIGEST,
@@ -29,7 +30,6 @@ from workers.entitlement import OutdatedError
 from workers.minting import token_text
 from workers.names import hashed_kubeconfig_name, kubeconfig_name, token_name
 from workers.ownership import Account
-from workers.writing import MOST_AT_ONCE
 
 if TYPE_CHECKING:
     from eventcore.consumer import Reconcile, Result, Run
@@ -159,8 +159,9 @@ async def _remove_config_maps(context: Context, run: Run, account: Account, *, k
         for one in context.relations.objects_of(account, "kubeconfig")
         if one.key.kind == "ConfigMap"
     }
-    targets = sorted((found | {_config_map(context, account)}) - {keep})
-    await context.writer.remove_all(run, targets, account, action="removed")
+    own = {_config_map(context, account)} - {keep}
+    targets = [*own, *sorted(found - own - {keep})]
+    await context.writer.remove_all(run, targets, account, action="removed", whole=len(own))
 
 
 async def _write(
@@ -245,10 +246,14 @@ def _rightly_held(context: Context, target: Target) -> bool:
 
 
 async def _remove_but(context: Context, run: Run, account: Account, namespace: str, *, keep: str) -> None:
-    for one in context.relations.objects_of(account, "kubeconfig"):
-        if one.key.kind == "Secret" and one.key.namespace == namespace and one.key.name != keep:
-            target = Target("Secret", namespace, one.key.name)
-            await context.writer.remove(run, target, account, action="removed")
+    found = {
+        one.key.name
+        for one in context.relations.objects_of(account, "kubeconfig")
+        if (one.key.kind, one.key.namespace) == ("Secret", namespace) and one.key.name != keep
+    }
+    first = [name for name in _names(context, account) if name in found]
+    targets = [Target("Secret", namespace, name) for name in dict.fromkeys([*first, *sorted(found)])]
+    await context.writer.remove_all(run, targets, account, action="removed", whole=len(first))
 
 
 async def _remove(
@@ -275,6 +280,7 @@ async def _remove(
         for key in context.relations.lost_of(account, "kubeconfig")
         if (key.kind, key.namespace) == ("Secret", namespace)
     }
+    whole = len(_names(context, account))
     names = dict.fromkeys([*_names(context, account), *sorted(others)])
     targets = [Target("Secret", namespace, name) for name in names]
     tenants = context.relations.remembered_tenants(account)
@@ -284,8 +290,8 @@ async def _remove(
         await context.judge.confirm_left(account, namespace, tenants)
     left = entitlement is not None and _has_left(context, account, namespace)
     if left:
-        await _demand_rotation(context, run, account, targets[:MOST_AT_ONCE])
-    await context.writer.remove_all(run, targets, account, action="removed")
+        await _demand_rotation(context, run, account, targets[: whole + MOST_AT_ONCE])
+    await context.writer.remove_all(run, targets, account, action="removed", whole=whole)
     if entitlement is None and namespace == account.namespace:
         await _remove_config_maps(context, run, account)
 

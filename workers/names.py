@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final
 
+from workers.own_annotations import generation_in
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_NAME: Final = 253
 _HASH: Final = 10
+_CERTAIN: Final = 200
+"""So much of an account's name begins every name that is made of it, also one that is cut."""
 
 
 def role_binding_name(account: Account) -> str:
@@ -64,6 +68,19 @@ def token_name(account: Account) -> str:
 def binding_name(account: Account, generation: int) -> str:
     """Return the name of the empty Secret that the tokens of a generation are bound to."""
     return fit(f"{account.name}-token-{generation}", account)
+
+
+def is_token_name(account: Account, name: str, generation: int) -> bool:
+    """Tell whether Tether gives a name to a Secret of an account's token; a name that is cut needs its generation."""
+    if name == token_name(account):
+        return True
+    number = generation_in(name.removeprefix(f"{account.name}-token-")) or generation
+    return number > 0 and name == binding_name(account, number)
+
+
+def is_kubeconfig_name(account: Account, name: str) -> bool:
+    """Tell whether a kubeconfig of an account can have a name, by some suffix: that is a setting, and may change."""
+    return name.startswith(f"{account.name}-"[:_CERTAIN])
 
 
 def kubeconfig_name(account: Account, suffix: str = "kubeconfig") -> str:

@@ -99,12 +99,19 @@ class OwnIndex:
         found = self._made.get(key)
         return found.held if found is not None and found.uid == uid else 0
 
-    def forget(self, key: ObjectKey) -> None:
-        """Forget what is found to be gone, unless it is shown."""
+    def is_anothers(self, key: ObjectKey, account: Account) -> bool:
+        """Tell whether what was last seen here was made for another account."""
         found = self._made.get(key)
-        if found is not None and key in self._lost.get(found.account, ()):
-            del self._made[key]
-            member(self._lost, found.account, key, present=False)
+        return found is not None and found.account != account
+
+    def forget(self, key: ObjectKey) -> bool:
+        """Forget what is found to be gone, or is not ours to delete, unless it is shown; tell whether it was known."""
+        found = self._made.get(key)
+        if found is None or key not in self._lost.get(found.account, ()):
+            return False
+        del self._made[key]
+        member(self._lost, found.account, key, present=False)
+        return True
 
     def lost(self, account: Account, component: str = "") -> list[ObjectKey]:
         """Return what was made for an account and does not say so any more: it is gone, or its marks are."""

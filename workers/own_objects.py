@@ -11,7 +11,9 @@ import msgspec
 
 from eventcore.keys import ObjectKey
 from eventcore.objects import ANNOTATION_ACCOUNT, COMPONENT_CA, LABEL_COMPONENT, Meta
-from workers.names import lockdown_name
+from workers.desired import ANNOTATION_GENERATION
+from workers.names import is_kubeconfig_name, is_token_name, lockdown_name
+from workers.own_annotations import generation_in
 from workers.ownership import Account
 
 OWN_KINDS: Final = frozenset({"Secret", "ConfigMap", "RoleBinding", "ClusterRole", "ClusterRoleBinding"})
@@ -31,7 +33,8 @@ class OwnObject(msgspec.Struct, frozen=True):
 def own_account(metadata: Meta | None) -> Account | None:
     """Return the account that an object of ours was made for, None where Tether writes none of the kind for it.
 
-    Whoever may write in a namespace can mark an object with anybody's account; it counts only where ours would be.
+    Whoever may write in a namespace can mark an object with anybody's account; it counts only where ours would be, and
+    under a name that ours could have.
     """
     account = Account.of_text(metadata.annotations.get(ANNOTATION_ACCOUNT, "")) if metadata else None
     return account if metadata and account and _is_in_place(metadata, account) else None
@@ -40,7 +43,10 @@ def own_account(metadata: Meta | None) -> Account | None:
 def _is_in_place(metadata: Meta, account: Account) -> bool:
     match metadata.labels.get(LABEL_COMPONENT):
         case "token":
-            return metadata.namespace == account.namespace
+            generation = generation_in(metadata.annotations.get(ANNOTATION_GENERATION, ""))
+            return metadata.namespace == account.namespace and is_token_name(account, metadata.name, generation)
+        case "kubeconfig":
+            return is_kubeconfig_name(account, metadata.name)
         case "rbac":
             return metadata.namespace in {"", account.namespace} or metadata.name == lockdown_name(account)
         case _:

@@ -154,8 +154,10 @@ async def _remove(context: Context, run: Run, account: Account, *, keep: Iterabl
             revoked = await _remove_home(context, run, account)
         except KubeError as error:
             failure = error
-    targets = sorted(found - kept, key=lambda target: (target.kind == "ClusterRole", bool(target.namespace), target))
-    revoked |= await context.writer.remove_all(run, targets, account, action="revoked")
+    # No tenant makes what is of the whole cluster; at home the account makes any number.
+    targets = sorted(found - kept, key=lambda target: (bool(target.namespace), target.kind == "ClusterRole", target))
+    whole = sum(not target.namespace for target in targets)
+    revoked |= await context.writer.remove_all(run, targets, account, action="revoked", whole=whole)
     if failure is not None:
         raise failure
     if not kept:

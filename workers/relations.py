@@ -175,9 +175,13 @@ class Relations:
         """Return the generation of the token in an object when its namespace left the account's tenants, or 0."""
         return self._own.held(ObjectKey(target.kind, target.namespace, target.name), uid)
 
-    def forget(self, target: Target) -> None:
-        """Forget an object that is found to be gone."""
-        self._own.forget(ObjectKey(target.kind, target.namespace, target.name))
+    def is_anothers(self, target: Target, account: Account) -> bool:
+        """Tell whether what was last seen here was made for another account."""
+        return self._own.is_anothers(ObjectKey(target.kind, target.namespace, target.name), account)
+
+    def forget(self, target: Target) -> bool:
+        """Forget an object that is not shown; tell whether it was known."""
+        return self._own.forget(ObjectKey(target.kind, target.namespace, target.name))
 
     def lost_of(self, account: Account, component: str) -> list[ObjectKey]:
         """Return what was made for an account, does not say so any more, and may still stand where it stood."""

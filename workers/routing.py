@@ -14,7 +14,7 @@ from eventcore.objects import ANNOTATION_PROXY_URL, LABEL_COMPONENT, Tenant, Ten
 from workers.choices import operations
 from workers.cluster_rules import permits
 from workers.desired import ANNOTATION_DIGEST
-from workers.names import same_cluster_role
+from workers.names import same_cluster_role, token_name
 from workers.own_objects import OWN_KINDS, is_ca_copy, is_lockdown, own_account
 from workers.ownership import LABEL_PROMOTE, Account, Owner, is_live, namespace_claims
 from workers.relations import Relations, live
@@ -341,15 +341,19 @@ def _own_routes(states: tuple[KubeObject | None, KubeObject | None], relations: 
                 routes.add(("rbac", kubeconfig_key(account, metadata.namespace) if bound else account.key()))
             case "token":
                 routes |= {("token", account.key()), ("access", account_grant_key(account))}
-                if _token_generation(states[0]) != _token_generation(states[1]):
+                if len({_token_generation(one, account) for one in states}) > 1:
                     routes |= kubeconfig_routes(account, relations)
             case "kubeconfig":
                 routes.add(("kubeconfig", kubeconfig_key(account, metadata.namespace)))
     return routes
 
 
-def _token_generation(state: KubeObject | None) -> tuple[str, str]:
+def _token_generation(state: KubeObject | None, account: Account) -> tuple[str, str]:
     """Return what tells a current token from another one; nothing for the Secret that it is bound to."""
-    if state is None or ANNOTATION_DIGEST not in state.metadata.annotations:
+    if (
+        state is None
+        or ANNOTATION_DIGEST not in state.metadata.annotations
+        or state.metadata.name != token_name(account)
+    ):
         return "", ""
     return state.metadata.uid, state.metadata.annotations[ANNOTATION_DIGEST]

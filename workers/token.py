@@ -16,6 +16,7 @@ from eventcore.clock import now
 from eventcore.consumer import Done
 from eventcore.errors import ConflictError, KubeError, WrongSequenceError
 from eventcore.grants import AccountGrant, decode_grant
+from workers.cleaning import UnfinishedError
 from workers.context import asked, guarded, until
 from workers.desired import (
     ANNOTATION_ACCOUNT_UID,
@@ -32,7 +33,7 @@ from workers.desired import (
     moment,
 )
 from workers.minting import Mint, mint_token, supersede, token_text
-from workers.names import token_name
+from workers.names import binding_name, token_name
 from workers.ownership import Account
 from workers.routing import account_grant_key
 
@@ -55,6 +56,10 @@ EARLY: Final = 30.0
 """Seconds, at most, that a token may be replaced before its time."""
 HOLD: Final = 12
 """Overlaps, at most, that a token before stays valid while there is a kubeconfig that still holds it."""
+DECISIVE: Final = 3
+"""Generations before the current one that are removed whatever else is to be removed: Tether made no older ones."""
+_AHEAD: Final = timedelta(seconds=30)
+"""How far the clock of the worker that wrote a token may be ahead of this one's."""
 PENDING: Final = 1.0
 """Seconds until a look again at what has no event for the account's token."""
 
@@ -156,39 +161,57 @@ async def _retire(context: Context, run: Run, entitlement: Entitlement, token: T
     """Revoke the generations that are not current and whose time is over; return when the next one's is."""
     account = entitlement.account
     later: list[datetime] = []
+    over: list[Target] = []
+    end, longest = _overlap(token, context.settings)
+    held = _held(context, entitlement)
     for one in _bindings(context, account):
         if one.key.name == token.binding:
             continue
-        due = _retirement(one, token)
-        if due is not None and due <= now() < due + HOLD * (token.retire - token.written):
-            due = _soon() if _is_held(context, entitlement, generation_of(one.metadata.annotations)) else due
+        due = _retirement(one, token, end)
+        if due is not None and due <= now() < due + HOLD * longest:
+            due = _soon() if generation_of(one.metadata.annotations) in held else due
         if due is None or due <= now():
-            await context.writer.remove(run, _target(one), account, action="revoked")
+            over.append(_target(one))
         else:
             later.append(due)
     # Who took our marks off a generation that is not current has no overlap.
-    await context.writer.remove_all(run, _lost(context, account, token.binding), account, action="revoked")
+    over += _lost(context, account, token.binding)
+    before = [binding_name(account, token.generation - age) for age in range(1, DECISIVE + 1)]
+    first = [target for target in over if target.name in before]
+    targets = [*first, *(target for target in over if target.name not in before)]
+    await context.writer.remove_all(run, targets, account, action="revoked", whole=len(first))
     return min(later, default=None)
 
 
-def _is_held(context: Context, entitlement: Entitlement, generation: int) -> bool:
-    """Tell whether a kubeconfig that is about to be rewritten still holds the token of a generation."""
+def _overlap(token: Token, settings: Settings) -> tuple[datetime, timedelta]:
+    """Return when the generations before a token are over, and the time from its writing until then.
+
+    The account may write both on its Secret: no more counts than the overlap that is set, and no time in the future.
+    """
+    most = timedelta(seconds=max(settings.token_overlap, FORCED_OVERLAP))
+    longest = max(min(token.retire - token.written, most), timedelta())
+    return (token.written + longest if token.written <= now() + _AHEAD else now()), longest
+
+
+def _held(context: Context, entitlement: Entitlement) -> set[int]:
+    """Return the generations whose tokens kubeconfigs that are about to be rewritten still hold."""
     places = context.relations.targets(entitlement.account, set(entitlement.tenants))
-    return any(
-        one.key.namespace in places
-        and not context.relations.namespaces[one.key.namespace].terminating
-        and generation_of(one.metadata.annotations) == generation
+    namespaces = context.relations.namespaces
+    return {
+        generation_of(one.metadata.annotations)
         for one in context.relations.objects_of(entitlement.account, "kubeconfig")
-        if one.key.namespace in context.relations.namespaces
-    )
+        if one.key.namespace in places
+        and one.key.namespace in namespaces
+        and not namespaces[one.key.namespace].terminating
+    }
 
 
-def _retirement(one: OwnObject, token: Token) -> datetime | None:
+def _retirement(one: OwnObject, token: Token, end: datetime) -> datetime | None:
     """Return when a binding Secret that is not current is removed, None for now."""
     if one.metadata.annotations.get(ANNOTATION_ACCOUNT_UID) != token.account_uid:
         return None
     if generation_of(one.metadata.annotations) < token.generation:
-        return min(token.retire, moment(one.metadata.annotations, ANNOTATION_RETIRE) or token.retire)
+        return min(end, moment(one.metadata.annotations, ANNOTATION_RETIRE) or end)
     # A newer generation that never became current: another worker's, which was cut off between two writes.
     created = one.metadata.creation_timestamp
     return created + timedelta(seconds=ORPHAN_AGE) if created else None
@@ -205,7 +228,7 @@ async def _revoke(context: Context, run: Run, account: Account) -> None:
     tenants = context.relations.remembered_tenants(account)
     await context.judge.confirm_lost(account, tenants)
     tenant, revoked = min(tenants, default=""), False
-    failure: KubeError | None = None
+    failure: KubeError | UnfinishedError | None = None
     for name, uid in (await _withdraw(context, run, account, tenant)).items():
         target = Target("Secret", account.namespace, name)
         try:
@@ -214,15 +237,24 @@ async def _revoke(context: Context, run: Run, account: Account) -> None:
             failure = failure or error
     secret = Target("Secret", account.namespace, token_name(account))
     shown = sorted({_target(one) for one in _bindings(context, account)} - {secret})
-    targets = [secret, *_lost(context, account, secret.name), *shown]
+    others = [*_lost(context, account, secret.name), *shown]
+    first = [secret]
     try:
         # Nobody else's of that name bears our marks, whatever they say.
         if (found := await context.writer.read(secret)) is not None and found.marked:
+            token = Token.of_annotations(found.annotations)
+            first += [one for one in others if token is not None and one.name == token.binding]
             revoked |= await context.writer.delete(run, secret, found.uid, account, action="revoked", tenant=tenant)
     except KubeError as error:
         failure = failure or error
-    revoked |= await context.writer.remove_all(run, targets, account, action="revoked", tenant=tenant)
-    if failure is not None:
+    targets = list(dict.fromkeys([*first, *others]))
+    whole = len(first)
+    try:
+        revoked |= await context.writer.remove_all(run, targets, account, action="revoked", tenant=tenant, whole=whole)
+    except UnfinishedError as error:
+        revoked |= error.removed
+        failure = failure or error
+    if failure is not None and not isinstance(failure, UnfinishedError):
         raise failure
     context.revocations.end(run, account, *(("apiserver",) if revoked else ()))
     if revoked and (service_account := context.relations.accounts.get(account)) is not None:
@@ -230,6 +262,8 @@ async def _revoke(context: Context, run: Run, account: Account) -> None:
         message = "its tokens are revoked: " + context.judge.why_not(account)
         about = f"{run.cause} {run.view_sequence}"
         await context.writer.announce(run, regarding, reason="TokenRevoked", message=message, about=about)
+    if failure is not None:
+        raise failure
 
 
 async def _withdraw(context: Context, run: Run, account: Account, tenant: str) -> dict[str, str]:

@@ -11,16 +11,24 @@ import hashlib
 from collections import OrderedDict, deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from eventcore.clock import now
-from eventcore.errors import AlreadyExistsError, ConflictError, InvalidError, KubeError, NotFoundError
+from eventcore.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    KubeError,
+    NotFoundError,
+)
 from eventcore.events import AuditRecord
 from eventcore.kube import api_path
 from eventcore.kube_paths import object_path
 from eventcore.logs import get
+from workers.cleaning import Cleaning, UnfinishedError
 from workers.deleting import delete_whole
 from workers.desired import account_ref, namespace_ref
 from workers.existing import Existing, fixed_differs, renews, same_content, same_marks
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
     from eventcore.consumer import Run
     from eventcore.events import Outcome
     from eventcore.kube import KubeClient, ObjectRef
+    from workers.cleaning import Memory
     from workers.desired import Manifest, Target
     from workers.ownership import Account
 
@@ -40,25 +49,12 @@ log = get("workers.writing")
 MANAGER: Final = "tether"
 REMEMBERED: Final = 10_000
 """Warnings that are remembered, so that each is given once, and revocations that are not recorded yet."""
-MOST_AT_ONCE: Final = 200
-"""Objects that are looked at, and deleted, for one account in one go."""
-
 Written = Literal["same", "created", "renewed", "updated", "foreign", "other"]
 """What became of an object. ``renewed``: it got another token; ``updated``: it was put right otherwise. ``foreign``:
 somebody else's, left alone. ``other``: ours, made for another account."""
 WRITTEN: Final[frozenset[Written]] = frozenset({"created", "renewed", "updated"})
 Transition = Literal["Granted", "Revoked", "TokenMinted", "TokenRotated", "TokenRevoked", "KubeconfigDistributed"]
 """Reasons of the Normal Events on an account."""
-
-
-class Memory(Protocol):
-    """What is known of an object beside what stands on it: `workers.relations`."""
-
-    def made_for(self, target: Target, uid: str) -> Account | None:
-        """Return the account that the object with this uid was made for."""
-
-    def forget(self, target: Target) -> None:
-        """There is no such object any more."""
 
 
 class Writer:
@@ -135,36 +131,65 @@ class Writer:
         return removed
 
     async def remove_all(
-        self, run: Run, targets: Iterable[Target], account: Account, *, action: str, tenant: str = ""
+        self, run: Run, targets: Iterable[Target], account: Account, *, action: str, tenant: str = "", whole: int = 0
     ) -> bool:
         """Delete in this order what of these was made for an account; tell whether there was anything to delete.
 
-        One that cannot be deleted holds up no other, and the records come after all of them. No more than MOST_AT_ONCE
-        are looked at, since whoever may write at home may make any number of objects that look like ours. Raises the
-        first KubeError, or a ConflictError where more are left.
+        One that cannot be deleted holds up no other, and the records come after all of them. The first ``whole`` of
+        them decide something, and none of them is left out. Whoever may write in a namespace may make any number of the
+        others, so of them one run takes some and records them as one. Raises the first KubeError, or an
+        UnfinishedError where more are left.
         """
         failure: KubeError | None = None
         removed = False
-        for at, target in enumerate(targets):
-            if at == MOST_AT_ONCE:
-                failure = failure or ConflictError(f"more than {at} objects of {account} are to be looked at")
-                break
+        cleaning = Cleaning()
+        for target, into in cleaning.share(targets, account, whole, self._memory):
             try:
-                removed |= await self._remove(run, target, account, action=action, tenant=tenant)
+                done = await self._remove(run, target, account, action=action, tenant=tenant, into=into)
+                removed |= done and into is None
+            except ForbiddenError as error:
+                if into is None or self._memory is None or not self._memory.forget(target):
+                    failure = failure or error
+                else:
+                    await self._set_aside(run, target, account, tenant, error)
             except KubeError as error:
                 failure = failure or error
+        if cleaning.removed:
+            self._unrecorded.append(partial(cleaning.record, self, run, action, account, tenant))
         await self.record_all()
         if failure is not None:
             raise failure
-        return removed
+        if cleaning.is_left:
+            raise UnfinishedError(removed=removed)
+        return removed or bool(cleaning.removed)
 
-    async def _remove(self, run: Run, target: Target, account: Account | None, *, action: str, tenant: str) -> bool:
+    async def _set_aside(self, run: Run, target: Target, account: Account, tenant: str, error: KubeError) -> None:
+        """Say once that what bears none of our marks any more may not be deleted, and leave it."""
+        message = f"{target} bore Tether's marks and bears them no more, and is left as it is: {error}"
+        record = partial(self.record, run, "refused", target, account, tenant, outcome="refused", message=message)
+        topic = _topic(run, target)
+        await self.tell(run, topic, account_ref(account), reason="ForeignObject", message=message, record=record)
+
+    async def _remove(
+        self,
+        run: Run,
+        target: Target,
+        account: Account | None,
+        *,
+        action: str,
+        tenant: str,
+        into: Cleaning | None = None,
+    ) -> bool:
         existing = await self.read(target)
         if existing is None and self._memory is not None:
             self._memory.forget(target)
         if existing is None or not self.is_ours(target, existing, account):
             return False
-        return await self.delete(run, target, existing.uid, account, action=action, tenant=tenant or existing.tenant)
+        tenant = tenant or existing.tenant
+        if into is None:
+            return await self.delete(run, target, existing.uid, account, action=action, tenant=tenant)
+        run.check()
+        return await into.delete(self.client, target, existing.uid)
 
     async def delete(
         self, run: Run, target: Target, uid: str, account: Account | None, *, action: str, tenant: str

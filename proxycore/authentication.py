@@ -197,16 +197,17 @@ class Authenticator:
 
     async def _ask_of_new(self, token: str, peer: str) -> Caller | None:
         """Ask about a token that was never good: if it is nobody's, that is on the account of its peer."""
-        if wait := self._failures.take(peer):
+        taken = self._failures.take(peer)
+        if taken.wait:
             self._counts["limited"] += 1
-            raise RefusedError(_too_many(wait))
+            raise RefusedError(_too_many(taken.wait))
         caller, answered = None, False
         try:
             caller = await self._ask(token)
             answered = True
         finally:
             if caller is not None or not answered:
-                self._failures.give_back(peer)
+                self._failures.give_back(taken)
         return caller
 
     async def _ask(self, token: str) -> Caller | None:

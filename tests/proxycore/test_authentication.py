@@ -300,30 +300,6 @@ async def test_an_api_server_that_is_away_costs_nobody_anything(limited: Authent
     assert await code_of(limited, "token") == 200
 
 
-def test_all_networks_together_have_a_budget_too(clock: Clock) -> None:
-    failures = FailedTokens(1.0, clock=clock)
-
-    taken = [failures.take(f"10.0.{number // 250}.{number % 250}") for number in range(1000)]
-
-    assert taken.count(0.0) == 200
-    assert failures.take("10.9.9.9") > 0
-    clock.now += 0.05
-    assert failures.take("10.9.9.9") == 0.0
-
-
-def test_an_address_that_stands_for_many_spends_from_the_common_budget_alone(clock: Clock) -> None:
-    failures = FailedTokens(1.0, exempt=lambda peer: peer == "10.0.0.1", clock=clock)
-
-    assert [failures.take("10.0.0.1") for _ in range(201)].count(0.0) == 200
-
-
-def test_without_a_rate_there_is_no_limit() -> None:
-    failures = FailedTokens(0.0)
-
-    assert not any(failures.take("10.0.0.1") for _ in range(10_000))
-    failures.give_back("10.0.0.1")
-
-
 async def test_others_stay_remembered(authenticator: Authenticator, reviews: Reviews) -> None:
     await authenticator.identify("token")
 

@@ -244,12 +244,7 @@ class Reader(Generic[V, R]):
             status = status_of(message) if message is not None else "100"
             if message is not None and status is None:
                 wanted -= 1
-                largest, in_a_row = max(largest, len(message.data)), in_a_row + len(message.data)
-                if in_a_row >= BYTES_IN_A_ROW:
-                    in_a_row = 0
-                    await asyncio.sleep(
-                        0
-                    )  # what has come already is read without waiting, and the loop serves others too
+                largest = max(largest, len(message.data))
                 await self._take(message, table, live=taken)
             elif status == "408":
                 wanted = 0

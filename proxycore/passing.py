@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -19,7 +20,6 @@ from proxycore.reviews import add_access, add_rules
 from proxycore.statuses import RefusedError, bad_gateway, bad_request, not_found
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from eventcore.reading import Reader
@@ -43,6 +43,8 @@ NAMESPACES: Final = "/api/v1/namespaces"
 LONGEST_WATCH: Final = 7200.0
 """Seconds of a forwarded watch that asks for no time of its own."""
 WATCH_MARGIN: Final = 30.0
+WRITE_BODY_SECONDS: Final = 30.0
+"""Seconds for the whole body of a write under the proxy's account: it must not outlast what was decided about it."""
 _TIMEOUT: Final = re.compile(r"(?:^|&)timeoutSeconds=0*([0-9]{1,9})(?:&|$)")
 REFUSALS: Final = frozenset({401, 403})
 """The codes that are written to the audit topic."""
@@ -189,17 +191,23 @@ class Passing:
     async def write(self, asked: Asked) -> None:
         """Send a write to an object that the grants give the caller under the proxy's account, and record it.
 
-        RefusedError 503, and nothing is sent, where it could not be recorded.
+        RefusedError 429 or 503, and nothing is sent, where it could not be recorded; 408 when its body takes too long.
         """
-        body = asked.request if asked.request.has_body else None
-        self._auditor.expect_write()
-        code = 0
+        request, identity = asked.request, asked.acting.identity
+        body = request if request.has_body else None
+        late = asyncio.get_running_loop().call_later(WRITE_BODY_SECONDS, request.body_late)
         try:
-            sent = self._upstream.as_proxy(asked.request.method, asked.info.target, asked.passed, body=body)
-            upstream = await asked.run.upstream(sent)
-            code = upstream.code
+            await request.body_ahead()
+            place = self._auditor.expect_write(identity, whole=request.body_over)
+            code = 0
+            try:
+                sent = self._upstream.as_proxy(request.method, asked.info.target, asked.passed, body=body)
+                upstream = await asked.run.upstream(sent)
+                code = upstream.code
+            finally:
+                self._auditor.written(place, asked.info, identity, code=code)
         finally:
-            self._auditor.written(asked.info, asked.acting.identity, code=code)
+            late.cancel()
         await self.relay(asked.request, asked.run, upstream)
 
     async def review(self, asked: Asked, *, rules: bool) -> None:

@@ -123,6 +123,7 @@ class ClientConnection(Outgoing):
         elif len(self._buffer) > MOST_AHEAD:
             self._ahead = True
             self._read_or_not()
+            request.body_is_ahead()
 
     def pause_writing(self) -> None:
         self._stuck_since = self._loop.time()
@@ -195,6 +196,16 @@ class ClientConnection(Outgoing):
         self._ahead = False
         self._heard = self._loop.time()
         self._read_or_not()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether so much of a body is held that no more is read."""
+        return self._ahead
+
+    def body_late(self, request: Request) -> None:
+        """Take no more of a body that had its time."""
+        if request is self._request and not (request.body_over or self._deaf):
+            self._broken_body(request, RefusedError(timed_out()))
 
     def answered(self, request: Request, *, keeps: bool) -> None:
         """Go on to the next request, or close, now that this one has its answer."""
@@ -337,6 +348,7 @@ class ClientConnection(Outgoing):
         elif request.held_bytes > MOST_AHEAD:
             self._ahead = True
             self._read_or_not()
+            request.body_is_ahead()
 
     def _broken_body(self, request: Request, error: RefusedError) -> None:
         log.info("body is refused", code=error.status.code)

@@ -84,6 +84,7 @@ class Request:
     on_gone: Callable[[], None] | None = None
     _trailers: tuple[Header, ...] | list[Header] = ()
     _broke: RefusedError | None = None
+    _ahead: asyncio.Future[None] | None = None
     _sink: BodySink | None = None
     _discard = False
     _source: Source | None = None
@@ -140,6 +141,23 @@ class Request:
         else:
             self._connection.body_wanted()
 
+    async def body_ahead(self) -> None:
+        """Wait until the body is whole, or nothing more of it is read ahead; RefusedError when it broke."""
+        if not (self.body_over or self.expects or self._broke or self._connection.is_ahead):
+            self._ahead = asyncio.get_running_loop().create_future()
+            await self._ahead
+        if self._broke is not None:
+            raise self._broke
+
+    def body_is_ahead(self) -> None:
+        """Nothing more is read ahead."""
+        if self._ahead is not None and not self._ahead.done():
+            self._ahead.set_result(None)
+
+    def body_late(self) -> None:
+        """Refuse what has not come of the body."""
+        self._connection.body_late(self)
+
     def leave_body(self) -> None:
         """Hand over no more: who took the body is done."""
         self._sink = None
@@ -165,11 +183,13 @@ class Request:
     def body_ended(self, trailers: list[Header]) -> None:
         self.body_over = True
         self._trailers = trailers
+        self.body_is_ahead()
         if self._sink is not None:
             self._sink.body_ended(trailers)
 
     def body_broke(self, error: RefusedError) -> None:
         self._broke = error
+        self.body_is_ahead()
         if self._sink is not None:
             self._sink.body_broke(error)
 

@@ -14,11 +14,12 @@ from eventcore.events import encode_body
 from eventcore.metrics import Metrics
 from proxycore import auditing
 from proxycore.acting import ANONYMOUS_USER
-from proxycore.auditing import OF_ONE_CALLER, SAME_AGAIN, WRITES, Auditor
+from proxycore.auditing import OF_ALL_A_MINUTE, OF_ALL_AT_ONCE, OF_ONE_CALLER, SAME_AGAIN, Auditor
 from proxycore.identities import Identity
 from proxycore.measures import Measures
 from proxycore.requestinfo import parse
 from proxycore.statuses import RefusedError
+from proxycore.write_places import COMING, EACH, WRITES
 from tests.proxycore.test_measures import until
 
 if TYPE_CHECKING:
@@ -97,9 +98,13 @@ def refuse(auditor: Auditor, path: str, identity: Identity | None = None, *, pee
     auditor.refused(parse("GET", path), identity, code=403 if identity else 401, why="no", peer=peer)
 
 
-def write(auditor: Auditor, name: str, code: int = 200) -> None:
-    auditor.expect_write()
-    auditor.written(parse("DELETE", f"/api/v1/nodes/{name}"), DANA, code=code)
+def write(auditor: Auditor, name: str, code: int = 200, *, who: Identity = DANA) -> None:
+    place = auditor.expect_write(who, whole=True)
+    auditor.written(place, parse("DELETE", f"/api/v1/nodes/{name}"), who, code=code)
+
+
+def account(number: int, namespace: str = "oil-dev") -> Identity:
+    return Identity(user=f"system:serviceaccount:{namespace}:robot-{number}")
 
 
 def dropped(metrics: Metrics) -> float:
@@ -171,6 +176,46 @@ async def test_what_one_caller_does_takes_no_record_from_another_and_none_from_a
     assert dropped(metrics) == 0
 
 
+async def test_the_accounts_of_a_namespace_are_one_caller_however_many_there_are(
+    auditor: Auditor, stream: Stream, clock: Clock
+) -> None:
+    async with running(auditor):
+        for number in range(1000):
+            for path in range(20):
+                refuse(auditor, f"/api/v1/nodes/{path}", account(number))
+        await until(lambda: len(stream.records) == OF_ONE_CALLER)
+        clock.now += SAME_AGAIN
+        await until(lambda: len(stream.records) == OF_ONE_CALLER + 1)
+
+    assert stream.said[-1] == (
+        f"refused further requests of system:serviceaccounts:oil-dev: {20_000 - OF_ONE_CALLER}, "
+        f"beyond the {OF_ONE_CALLER} that are recorded in a minute"
+    )
+    assert stream.records[-1].account == ""
+
+
+async def test_refusals_of_all_callers_leave_weeks_of_room_in_the_audit(
+    stream: Stream, auditor: Auditor, clock: Clock, metrics: Metrics
+) -> None:
+    # Given a tenant of 100 namespaces whose accounts are refused as often and at such length as they like
+    minutes = 10
+    for minute in range(minutes):
+        for namespace in range(100):
+            for number in range(OF_ONE_CALLER + 2):
+                path = f"/api/v1/nodes/{minute}-{number}-{'x' * 2000}"
+                refuse(auditor, path, account(number, f"oil-{namespace}"))
+        clock.now += SAME_AGAIN
+    async with running(auditor):
+        await until(lambda: bool(stream.said) and stream.said[-1].startswith("refused requests beyond what is"))
+
+    # Then what they leave is bounded, and what is beyond it is counted
+    size = sum(len(encode_body(record)) for record in stream.records)
+    assert size < OF_ALL_AT_ONCE + minutes * (OF_ALL_A_MINUTE + 1024)
+    assert ", of 100 callers, " in stream.said[-1]
+    assert dropped(metrics) == 0
+    assert 2 * 21 * 24 * 60 * OF_ALL_A_MINUTE < 1024**3  # three weeks of two processes
+
+
 async def test_callers_without_number_leave_a_bounded_memory(auditor: Auditor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auditing, "MAX_CALLERS", 10)
     for number in range(1000):
@@ -183,9 +228,43 @@ async def test_where_nats_is_away_nothing_is_written(auditor: Auditor, stream: S
     stream.connected = False
 
     with pytest.raises(RefusedError) as caught:
-        auditor.expect_write()
+        auditor.expect_write(DANA, whole=True)
 
     assert (caught.value.status.code, caught.value.status.retry_after) == (503, 5)
+    assert "NATS takes no record" in caught.value.status.message
+
+
+async def test_writes_of_one_share_take_no_place_from_anybody_else(auditor: Auditor, stream: Stream) -> None:
+    # Given as many writes under way of the accounts of one namespace as these may have together
+    places = [auditor.expect_write(account(number), whole=True) for number in range(EACH)]
+
+    # Then another is told that it is their own that are too many, and who is somebody else writes
+    with pytest.raises(RefusedError) as caught:
+        auditor.expect_write(account(EACH), whole=True)
+    assert (caught.value.status.code, caught.value.status.message) == (
+        429,
+        "too many of your writes are under way; try again",
+    )
+    write(auditor, "n1")
+
+    # And once their records are published they have their places again
+    async with running(auditor):
+        for number, place in enumerate(places):
+            auditor.written(place, parse("DELETE", "/api/v1/nodes/a"), account(number), code=200)
+        await until(lambda: len(stream.records) == EACH + 1)
+        for number in range(EACH):
+            write(auditor, "n2", who=account(number))
+
+
+async def test_writes_whose_body_does_not_come_leave_places_for_those_that_are_whole(auditor: Auditor) -> None:
+    held = [auditor.expect_write(account(0, f"oil-{number // EACH}"), whole=False) for number in range(COMING)]
+
+    with pytest.raises(RefusedError) as caught:
+        auditor.expect_write(DANA, whole=False)
+    assert (caught.value.status.code, "body has not come" in caught.value.status.message) == (503, True)
+    write(auditor, "n1")
+    auditor.written(held[0], parse("DELETE", "/api/v1/nodes/a"), account(0, "oil-0"), code=0)
+    auditor.expect_write(DANA, whole=False)
 
 
 async def test_the_record_of_a_write_is_kept_until_nats_takes_it(
@@ -194,9 +273,10 @@ async def test_the_record_of_a_write_is_kept_until_nats_takes_it(
     stream.away = True
     async with running(auditor):
         for number in range(WRITES):
-            write(auditor, f"n{number}")
-        with pytest.raises(RefusedError):  # no place for another
-            auditor.expect_write()
+            write(auditor, f"n{number}", who=Identity(user=f"user-{number % 10}"))
+        with pytest.raises(RefusedError) as caught:  # no place for another
+            auditor.expect_write(DANA, whole=True)
+        assert (caught.value.status.code, "can be recorded" in caught.value.status.message) == (503, True)
         await until(lambda: stream.tries > 2)
         stream.away = False
         await until(lambda: len(stream.records) == WRITES)

@@ -68,6 +68,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _number("nats", "bytes of audit records that are kept; the oldest go for new ones", 1024 * 1024)
     ] = 1024 * 1024 * 1024
     dlq_max_age: Annotated[float, _seconds("nats", "how long dead letters are kept", HOUR)] = 90 * DAY
+    dlq_max_bytes: Annotated[
+        int, _number("nats", "bytes of dead letters that are kept; the oldest go for new ones", 1024 * 1024)
+    ] = 256 * 1024 * 1024
 
     # Kubernetes.
     kubeconfig: Annotated[str, _text("kubernetes", "empty: in-cluster, else KUBECONFIG, else ~/.kube/config")] = ""

@@ -96,8 +96,14 @@ def streams(settings: Settings) -> list[StreamConfig]:
             deny_purge=True,
             **common,
         ),
+        # The same: one that took no more would leave every exhausted request in WORK.
         StreamConfig(
-            name=DLQ, subjects=["dlq.>", ADVISORIES], max_age=settings.dlq_max_age, discard=DiscardPolicy.NEW, **common
+            name=DLQ,
+            subjects=["dlq.>", ADVISORIES],
+            max_age=settings.dlq_max_age,
+            max_bytes=settings.dlq_max_bytes,
+            discard=DiscardPolicy.OLD,
+            **common,
         ),
         StreamConfig(
             name=ACCESS,

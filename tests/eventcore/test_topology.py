@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
 from nats.js.api import DiscardPolicy
 
 from eventcore import topology
@@ -67,21 +68,26 @@ async def test_no_consumer_sees_a_resting_timer(bus: Bus) -> None:
         assert not str(consumer.config.filter_subject).startswith("timer.")
 
 
-async def test_a_stream_of_before_gets_its_size(bus: Bus, settings: Settings) -> None:
-    # Given AUDIT as it was made before it had a size
-    await bus.js.delete_stream("AUDIT")
-    (audit,) = [one for one in topology.streams(settings) if one.name == "AUDIT"]
-    audit.max_bytes, audit.discard = None, DiscardPolicy.NEW
-    await bus.js.add_stream(audit)
+@pytest.mark.parametrize("name", ["AUDIT", "DLQ"])
+async def test_a_stream_of_before_gets_its_size(bus: Bus, settings: Settings, name: str) -> None:
+    # Given a stream as it was made before it had a size
+    await bus.js.delete_stream(name)
+    (before,) = [one for one in topology.streams(settings) if one.name == name]
+    before.max_bytes, before.discard = None, DiscardPolicy.NEW
+    await bus.js.add_stream(before)
+    for stream, consumer in topology.consumers(settings):
+        if stream == name:
+            await bus.js.add_consumer(stream, consumer)
 
     # When the topology is applied
     found = await topology.apply(bus, settings)
 
-    # Then it has one, and its oldest records go once it is full
+    # Then it has one, and its oldest messages go once it is full
     assert [difference.field for difference in found] == ["max_bytes", "discard"]
-    config = (await bus.js.stream_info("AUDIT")).config
-    assert (config.max_bytes, config.discard) == (settings.audit_max_bytes, DiscardPolicy.OLD)
-    assert config.deny_purge
+    config = (await bus.js.stream_info(name)).config
+    size = {"AUDIT": settings.audit_max_bytes, "DLQ": settings.dlq_max_bytes}[name]
+    assert (config.max_bytes, config.discard) == (size, DiscardPolicy.OLD)
+    assert bool(config.deny_purge) == (name == "AUDIT")
     assert await topology.apply(bus, settings, dry_run=True) == []
 
 

@@ -51,9 +51,9 @@ Attack = Callable[[Ground], AsyncIterator[None]]
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One attack.
 
-    ``section``: which promise it tries. ``quick``: tried in the quick half too. ``spares``: the roles whose processes
-    the case itself ends. ``shares``: it asks only, so that many share the life of one victim. ``alone``: it disturbs
-    what others look at, so that it shares with nobody.
+    ``section``: which promise it tries. ``quick``: tried in the quick half too; ``long``: never there otherwise.
+    ``spares``: the roles whose processes the case itself ends. ``shares``: it asks only, so that many share the life of
+    one victim. ``alone``: it disturbs what others look at, so that it shares with nobody.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     who: Who
     attack: Attack
     quick: bool = False
+    long: bool = False
     spares: frozenset[str] = frozenset()
     shares: bool = False
     alone: bool = False
@@ -74,7 +75,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 def half(cases: list[Case]) -> list[Case]:
     """Return the quick half: what is marked, and of the others so many that half of all are there, spread evenly."""
     marked = [case for case in cases if case.quick]
-    others = [case for case in cases if not case.quick]
+    others = [case for case in cases if not case.quick and not case.long]
     wanted = max(0, len(cases) // 2 - len(marked))
     step = len(others) / wanted if wanted else 0
     chosen = {id(case) for case in marked} | {id(others[int(number * step)]) for number in range(wanted)}

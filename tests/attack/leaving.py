@@ -182,5 +182,6 @@ def _case(section: str, name: str, attack: Attack, *spares: str, quick: bool = F
         attack=attack,
         spares=frozenset(spares),
         quick=quick,
+        long=True,
         alone=True,
     )

@@ -130,6 +130,7 @@ def cases() -> Iterator[Case]:
                     section="A5",
                     who="administrator",
                     attack=grown(shape, size, how),
+                    long=what == "owners",
                     alone=True,
                     quick=(much, how, what) == ("1.2 MiB", "owner", "classes that are allowed"),
                 )

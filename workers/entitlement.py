@@ -186,14 +186,18 @@ class Judge:
                 raise OutdatedError(f"the view does not show yet that namespace {namespace} is of Tenant {name}")
 
     async def _first_owned(self, account: Account, tenants: Iterable[str]) -> str:
-        """Return one of these tenants that the account owns at the API server; one that cannot be asked is passed."""
+        """Return one of these tenants that the account owns at the API server; one that cannot be asked is passed.
+
+        If none was found, KubeError of one of those, and rather such as leaves it open than a refusal.
+        """
         failure: KubeError | None = None
         for name in tenants:
             try:
                 if await self._owns(account, name):
                     return name
             except KubeError as error:
-                failure = failure or error
+                if failure is None or failure.status in _NO_OBJECTION:
+                    failure = error
         if failure is not None:
             raise failure
         return ""

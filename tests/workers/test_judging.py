@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from eventcore.clock import now
-from eventcore.errors import ForbiddenError, KubeUnreachableError, NotFoundError
+from eventcore.errors import ForbiddenError, KubeUnreachableError, NotFoundError, ServerError
 from eventcore.events import Mark
 from eventcore.objects import ServiceAccount
 from eventcore.settings import Settings
@@ -62,10 +63,19 @@ class Api:
         return msgspec.convert(found, kind)
 
 
+def stale(_: str) -> float:
+    """Return the age of a view for which nobody has vouched lately."""
+    return Settings().max_view_age + 1
+
+
 def judge(
-    api: Api | None = None, relations: Relations | None = None, *marked: str, grace: float = 30.0, age: float = 1.0
+    api: Api | None = None,
+    relations: Relations | None = None,
+    *marked: str,
+    grace: float = 30.0,
+    age: Callable[[str], float] = lambda _: 1.0,
 ) -> Judge:
-    view = SimpleNamespace(mark=lambda kind: MARK if kind in marked else None, age=lambda _: age)
+    view = SimpleNamespace(mark=lambda kind: MARK if kind in marked else None, age=age)
     settings = msgspec.structs.replace(Settings(), owner_status_grace=grace)
     return Judge(cast("Any", api or Api()), cast("Any", SimpleNamespace(view=view)), relations or Relations(), settings)
 
@@ -188,8 +198,12 @@ async def test_an_owner_is_confirmed_by_any_of_its_tenants() -> None:
     await judge(api).confirm(MINE)
     await judge(api).confirm(Entitlement(OIL, "u1", ("gas", "oil")))
 
-    assert "/api/v1/namespaces/oil-system/serviceaccounts/sa" in api.asked
-    assert "/apis/capsule.clastix.io/v1beta2/tenants/oil" in api.asked
+    assert set(api.asked) == {
+        "/api/v1/namespaces/oil-system",
+        "/api/v1/namespaces/oil-system/serviceaccounts/sa",
+        "/apis/capsule.clastix.io/v1beta2/tenants/oil",
+        "/apis/capsule.clastix.io/v1beta2/tenants/gas",
+    }
 
 
 @pytest.mark.parametrize(
@@ -308,9 +322,50 @@ async def test_an_owner_whose_home_went_over_to_others_loses_everything() -> Non
 async def test_where_nobody_knows_it_is_said_what_is_not_known() -> None:
     api = Api()
     api.objects["serviceaccounts/sa"] = api.objects["namespaces/oil-1"] = KubeUnreachableError("no answer")
-    unsure = judge(api, age=Settings().max_view_age + 1)
+    unsure = judge(api, age=stale)
 
     with pytest.raises(OutdatedError, match=r"neither API server \(no answer\) nor .* say what oil-system/sa owns"):
         await unsure.confirm_lost(OIL, ["oil"])
     with pytest.raises(OutdatedError, match="say whose oil-1 is"):
         await unsure.confirm_left(OIL, "oil-1", ["oil"])
+
+
+AWAY, REFUSED = ServerError("etcd is away", status=500), ForbiddenError("no right", status=403)
+
+
+@pytest.mark.parametrize("failures", [(AWAY,), (AWAY, REFUSED), (REFUSED, AWAY)], ids=["alone", "first", "last"])
+async def test_a_tenant_that_cannot_be_asked_leaves_it_open_whatever_is_said_of_others(failures: Any) -> None:
+    api = Api()
+    names = [f"t{number}" for number, _ in enumerate(failures)]
+    api.objects |= {f"tenants/{name}": failure for name, failure in zip(names, failures, strict=True)}
+
+    with pytest.raises(OutdatedError, match="neither"):
+        await judge(api, age=stale).confirm_lost(OIL, names)
+    await judge(api).confirm_lost(OIL, names)
+
+
+async def test_a_refusal_of_the_api_server_is_no_objection_also_where_nobody_vouches() -> None:
+    api = Api()
+    api.objects["tenants/oil"] = REFUSED
+
+    await judge(api, age=stale).confirm_lost(OIL, ["oil"])
+
+
+async def test_an_api_server_that_does_not_answer_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api()
+    api.objects["tenants/oil"] = TimeoutError()
+    monkeypatch.setattr("workers.entitlement.OBJECTION", 0.01)
+
+    with pytest.raises(OutdatedError, match="no answer in time"):
+        await judge(api, age=stale).confirm_lost(OIL, ["oil"])
+
+
+@pytest.mark.parametrize("kind", REQUIRED_KINDS)
+async def test_a_kind_for_which_nobody_vouches_past_the_limit_is_one_that_is_not_known(kind: str) -> None:
+    api = Api()
+    api.objects["tenants/oil"] = AWAY
+    limit = Settings().max_view_age
+
+    await judge(api, age=lambda asked: limit if asked == kind else 0.0).confirm_lost(OIL, ["oil"])
+    with pytest.raises(OutdatedError, match=f"watchers of {kind} "):
+        await judge(api, age=lambda asked: limit + 0.1 if asked == kind else 0.0).confirm_lost(OIL, ["oil"])

@@ -7,8 +7,8 @@ from typing import Final
 TESTS: Final[dict[str, tuple[str, ...]]] = {
     "proxycore/policy.py": ("deciding",),
     "proxycore/rules.py": ("scopes",),
-    "proxycore/acting.py": ("acting", "impersonating"),
-    "proxycore/impersonating.py": ("impersonating", "acting"),
+    "proxycore/acting.py": ("acting_decided", "acting"),
+    "proxycore/impersonating.py": ("acting_decided", "impersonating"),
     "proxycore/identities.py": ("identities", "pure_parts"),
     "proxycore/local_tokens.py": ("rules_local_tokens",),
     "proxycore/client_certificates.py": ("client_certificates",),

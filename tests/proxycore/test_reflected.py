@@ -98,6 +98,5 @@ async def test_without_a_watcher_of_role_bindings_nothing_is_believed(world: Wor
     client = await dana(world, "oil-1")
     async with world.proxy(enable_reflector=True) as service:
         world.service = service
-        await world.settle()
 
         assert (await world.client(client.token).get(NAMESPACES)).status == 503

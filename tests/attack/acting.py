@@ -264,6 +264,7 @@ def cases() -> Iterator[Case]:
                 section="C13",
                 who="mallory",
                 attack=given_to_itself(subject, kind, target),
+                alone=True,
                 quick=(what, kind) == ("itself", "Nodes"),
             )
         yield Case(
@@ -271,6 +272,7 @@ def cases() -> Iterator[Case]:
             section="C13",
             who="mallory",
             attack=shown_to_itself(subject, _NODE),
+            alone=True,
         )
     for role in ("admin", "edit"):
         yield Case(

@@ -263,6 +263,7 @@ def cases() -> Iterator[Case]:
                 who="former",
                 attack=leaving(tamper, how),
                 quick=what in QUICK and how == "annotation",
+                alone=tamper is flood_at_home,
             )
     for how in ("tenant", "account"):
         yield Case(

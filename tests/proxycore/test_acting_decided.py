@@ -74,7 +74,8 @@ def groups(name: str) -> tuple[str, str, str]:
 async def test_who_asks_for_itself_acts_as_itself_whole_and_nobody_is_asked(asked: Identity | None) -> None:
     one, reviews = impersonator()
 
-    assert one.wanted(PORTAL, asked) == await resolved(one, asked) == Acting(identity=PORTAL, own=True)
+    wanted = Acting(identity=PORTAL, own=True, asked=None, proven=True)
+    assert one.wanted(PORTAL, asked) == await resolved(one, asked) == wanted
     assert not await one.leaves(PORTAL, one.wanted(PORTAL, asked))
     assert reviews.asked == []
 

@@ -157,6 +157,16 @@ def test_who_has_a_rule_about_namespaces_sees_its_own_and_those_of_the_rule(targ
     assert found.scope == msgspec.structs.replace(BY_LABEL, names=frozenset({"oil-1"}))
 
 
+def test_the_query_of_a_list_of_namespaces_is_kept_beside_a_rule() -> None:
+    found = decided("GET", "/api/v1/namespaces?limit=5", SEES_NAMESPACES)
+
+    assert isinstance(found, Filtered)
+    assert found.query == ListQuery(passed_on=(("limit", "5"),))
+    assert Filtered(kind=NODES, verb="list", scope=BY_NAME) == Filtered(
+        kind=NODES, verb="list", scope=BY_NAME, name="", query=ListQuery()
+    )
+
+
 def test_a_namespace_of_ones_own_is_read_as_such_beside_a_rule() -> None:
     assert decided("GET", "/api/v1/namespaces/oil-1", SEES_NAMESPACES) == ReadOne("oil-1")
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from eventcore.foreign import is_object_name
-from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, COMPONENT_CA, LABEL_COMPONENT
+from eventcore.objects import ANNOTATION_ACCOUNT, ANNOTATION_TENANT, COMPONENT_CA, LABEL_COMPONENT, Meta
 from workers.desired import ANNOTATION_DIGEST
+from workers.own_objects import own_account
 
 if TYPE_CHECKING:
     from workers.desired import Manifest
@@ -48,10 +49,14 @@ class Existing(msgspec.Struct, frozen=True):
         return LABEL_COMPONENT in self.labels or ANNOTATION_ACCOUNT in self.annotations
 
     def belongs_to(self, account: Account | None) -> bool:
-        """Tell whether Tether made it for this account; for None, as a copy of the CA."""
+        """Tell whether Tether made it for this account; for None, as a copy of the CA.
+
+        A mark that names an account which can have no object of this name and place counts as one that was taken off.
+        """
         if account is None:
             return self.labels.get(LABEL_COMPONENT) == COMPONENT_CA and ANNOTATION_ACCOUNT not in self.annotations
-        return self.marked and self.annotations.get(ANNOTATION_ACCOUNT, str(account)) == str(account)
+        named = self.annotations.get(ANNOTATION_ACCOUNT, str(account))
+        return self.marked and (named == str(account) or own_account(msgspec.convert(self.metadata, Meta)) is None)
 
 
 _DEFAULTS: Final[tuple[Any, ...]] = ("", [], {}, None)

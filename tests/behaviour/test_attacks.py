@@ -414,12 +414,12 @@ async def test_forged_marks_of_another_account_bring_no_credential(
     secrets = api_path("", "v1", "secrets", namespace=own)
     async with tenancy.acting() as client:
         # Given Secrets of the tenant that look like the other account's token and kubeconfig
-        for component, name in (("token", "forged-token"), ("kubeconfig", "forged-kubeconfig")):
+        for component, name in (("token", "forged-token"), ("kubeconfig", f"{ACCOUNT}-forged")):
             marks = {"labels": {"capsule-tether.io/component": component}, "annotations": stolen}
             body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": own, **marks}}
             await client.create(secrets, body)
     # When Tether has looked at them: the forged kubeconfig is taken away
-    await tenancy.gone("Secret", own, "forged-kubeconfig")
+    await tenancy.gone("Secret", own, f"{ACCOUNT}-forged")
 
     # Then what is there of the other's in this namespace is nothing, and each tenant has its own
     token = await other.token()

@@ -317,6 +317,7 @@ EXEMPT: Final[dict[str, str]] = {
     "eventcore.pulling": _OURS,
     "eventcore.settings_reading": _SETTING,
     "proxycore.accounting": _OURS,
+    "proxycore.auditing:_Room.__init__": _OURS,
     "proxycore.authentication:_cannot_tell": _READ,
     "proxycore.callers:CallerRules.trusts": "the address of a peer, as the kernel tells it",
     "proxycore.certificates": _SETTING,

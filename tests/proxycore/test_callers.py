@@ -400,7 +400,7 @@ async def test_refusals_are_on_the_audit_stream_without_secrets(world: World) ->
 
     assert [record.action for record in records] == ["refused"] * 3
     assert [record.account for record in records] == ["", *["oil-system/gitops-reconciler"] * 2]
-    assert records[0].message == "refused requests of nobody known: 1, from 1 addresses, 1 of them from 127.0.0.1"
+    assert records[0].message == "refused requests of nobody known: 1, addresses: 1, from 127.0.0.1 alone: 1"
     assert records[1].object == "namespaces//kube-system"
     assert "asked to act as dana" in records[2].message
     text = str(records)

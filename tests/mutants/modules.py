@@ -17,7 +17,7 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "workers/entitlement.py": ("judging", "objections"),
     "workers/relations.py": ("routing", "cluster_rules", "own_index"),
     "workers/desired.py": ("manifests", "desired"),
-    "eventcore/publishable.py": ("published", "publishable", "objects"),
+    "eventcore/publishable.py": ("publishable", "objects"),
     "eventcore/keys.py": ("key_bounds", "keys"),
 }
 

@@ -299,6 +299,7 @@ def test_a_view_takes_the_same_messages_in_any_number_of_parts() -> None:
     assert whole.records() == last.records()
 
 
+@pytest.mark.holds_the_loop("135 MB of the view before go back to the system at once")
 async def test_a_reader_takes_more_than_the_server_lets_wait_for_anybody(
     bus: Bus, settings: Settings, stopping: asyncio.Event, background: Background
 ) -> None:

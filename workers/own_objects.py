@@ -50,7 +50,7 @@ def _is_in_place(metadata: Meta, account: Account) -> bool:
         case "rbac":
             return metadata.namespace in {"", account.namespace} or metadata.name == lockdown_name(account)
         case _:
-            return True
+            return False
 
 
 def is_ca_copy(metadata: Meta | None) -> bool:

@@ -154,6 +154,22 @@ def test_every_object_is_marked_as_ours_and_as_the_accounts(manifest: Manifest) 
     assert manifest.body("u9")["metadata"]["uid"] == "u9"
 
 
+@pytest.mark.parametrize("manifest", manifests(), ids=lambda manifest: str(manifest.target))
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_mark_that_names_who_can_have_no_such_object_is_one_that_was_taken_off(
+    manifest: Manifest, *, labelled: bool
+) -> None:
+    body = manifest.body()
+    body["metadata"]["annotations"][ANNOTATION_ACCOUNT] = "x/" + "y" * 300
+    if not labelled:
+        del body["metadata"]["labels"]
+
+    assert Existing(body).belongs_to(ACCOUNT)
+
+    body["metadata"]["annotations"] = {}
+    assert Existing(body).belongs_to(ACCOUNT) == labelled
+
+
 @given(st.text() | st.binary().map(lambda raw: f"a.{base64.urlsafe_b64encode(raw).decode()}.c"))
 def test_a_text_that_is_no_token_names_no_audience(text: str) -> None:
     assert token_audiences(text) == ()

@@ -1,4 +1,4 @@
-"""Records for AUDIT that nothing waits for: what was set aside is told, and what is alright goes on meanwhile."""
+"""Records for AUDIT that nothing waits for: of what was set aside or taken back, while the rest goes on."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ RETRY_PAUSE: Final = 1.0
 class Recorder:
     """Appends records to AUDIT in order, one at a time, through any outage, while the process runs."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, most: int = WAITING) -> None:
         self._bus = bus
-        self._waiting: deque[AuditRecord] = deque(maxlen=WAITING)
+        self._waiting: deque[AuditRecord] = deque(maxlen=most)
         self._task: asyncio.Task[None] | None = None
 
     def add(self, record: AuditRecord) -> None:
         """Take a record; it is written as soon as the bus takes it."""
-        if len(self._waiting) == WAITING:
+        if len(self._waiting) == self._waiting.maxlen:
             log.warning("record left out, the bus does not take them", object=self._waiting[0].object)
         self._waiting.append(record)
         if self._task is None or self._task.done():

@@ -134,7 +134,10 @@ async def _record(
     context: Context, run: Run, before: Grant | None, after: Grant | None, account: Account | None, tenant: str
 ) -> None:
     for action, name in changes(before, after, tenant or _tenant_of(context, account)):
-        await context.writer.record(run, action, f"access/{run.key}", account, name)
+        if action == "revoked":
+            context.writer.record_later(run, action, f"access/{run.key}", account, name)
+        else:
+            await context.writer.record(run, action, f"access/{run.key}", account, name)
 
 
 def _tenant_of(context: Context, account: Account | None) -> str:

@@ -72,7 +72,8 @@ class CapsuleUsers:
             return addition(body, account, tenant, field)
 
         if await self._patch(run, operations, partial(self._context.judge.confirm, entitlement)):
-            await self._record(run, "granted", account, tenant, field)
+            target, message = self._said(account, field)
+            await self._context.writer.record(run, "granted", target, account, tenant, message=message)
 
     async def release(self, run: Run, account: Account) -> None:
         """Take back the entry that Tether added for an account, if it did; KubeError, OutdatedError."""
@@ -89,7 +90,8 @@ class CapsuleUsers:
 
         try:
             if await self._patch(run, lambda body: removal(body, account), permit):
-                await self._record(run, "revoked", account, memory.tenant, memory.field)
+                target, message = self._said(account, memory.field)
+                self._context.writer.record_later(run, "revoked", target, account, memory.tenant, message=message)
         except UsersError:
             return  # it is gone with the whole CapsuleConfiguration
         except ForbiddenError as error:
@@ -98,11 +100,10 @@ class CapsuleUsers:
             # The right may have been taken away together with the setting.
             run.log.warning("entry of before stays among the users of Capsule", account=str(account), error=error)
 
-    async def _record(self, run: Run, action: str, account: Account, tenant: str, field: Field) -> None:
+    def _said(self, account: Account, field: Field) -> tuple[str, str]:
+        """Return what a record of an account's entry names, and what it says."""
         one = entry(field, account)
-        message = f"{field}: {one['name'] if isinstance(one, dict) else one}"
-        target = f"CapsuleConfiguration/{self._name}"
-        await self._context.writer.record(run, action, target, account, tenant, message=message)
+        return f"CapsuleConfiguration/{self._name}", f"{field}: {one['name'] if isinstance(one, dict) else one}"
 
     async def _patch(
         self, run: Run, operations: Callable[[Object], list[Object]], permit: Callable[[], Awaitable[None]]

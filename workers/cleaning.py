@@ -88,8 +88,8 @@ class Cleaning:
             self.removed.append(target)
         return deleted
 
-    async def record(self, writer: Writer, run: Run, action: str, account: Account, tenant: str) -> None:
-        """Append one record for all that was deleted: it names the first."""
+    def record(self, writer: Writer, run: Run, action: str, account: Account, tenant: str) -> None:
+        """Let AUDIT be told by one record of all that was deleted: it names the first."""
         more = len(self.removed) - 1
         message = f"and {more} more like it, marked as made for {account}" if more else ""
-        await writer.record(run, action, self.removed[0], account, tenant, message=message)
+        writer.record_later(run, action, self.removed[0], account, tenant, message=message)

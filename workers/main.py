@@ -81,6 +81,7 @@ async def work(role: Role, names: Sequence[WorkerName]) -> None:
         stack.push_async_callback(bus.close)
         reader = Reader.objects(bus, role.metrics)
         context = Context(bus, client, reader, role.settings, role.metrics)
+        stack.push_async_callback(context.writer.close)
         reading_stops = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(reader.run(reading_stops))

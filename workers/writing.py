@@ -8,7 +8,7 @@ what is somebody else's is left, and said so. Before every write the run's time 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -28,6 +28,7 @@ from eventcore.events import AuditRecord
 from eventcore.kube import api_path
 from eventcore.kube_paths import object_path
 from eventcore.logs import get
+from eventcore.recording import Recorder
 from workers.cleaning import Cleaning, UnfinishedError
 from workers.deleting import delete_whole
 from workers.desired import account_ref, namespace_ref
@@ -49,6 +50,8 @@ log = get("workers.writing")
 MANAGER: Final = "tether"
 REMEMBERED: Final = 10_000
 """Warnings that are remembered, so that each is given once, and revocations that are not recorded yet."""
+RECORDS_SECONDS: Final = 1.0
+"""Seconds that a stop waits for records."""
 Written = Literal["same", "created", "renewed", "updated", "foreign", "other"]
 """What became of an object. ``renewed``: it got another token; ``updated``: it was put right otherwise. ``foreign``:
 somebody else's, left alone. ``other``: ours, made for another account."""
@@ -65,7 +68,7 @@ class Writer:
         self.client = client
         self._memory = memory
         self._told: OrderedDict[str, str] = OrderedDict()
-        self._unrecorded: deque[Callable[[], Awaitable[None]]] = deque(maxlen=REMEMBERED)
+        self._later = Recorder(bus, REMEMBERED)
 
     async def read(self, target: Target) -> Existing | None:
         """Return the object as it is now, None when there is none."""
@@ -126,9 +129,7 @@ class Writer:
 
     async def remove(self, run: Run, target: Target, account: Account | None, *, action: str, tenant: str = "") -> bool:
         """Delete an object if Tether made it for this account; tell whether there was one to delete."""
-        removed = await self._remove(run, target, account, action=action, tenant=tenant)
-        await self.record_all()
-        return removed
+        return await self._remove(run, target, account, action=action, tenant=tenant)
 
     async def remove_all(
         self, run: Run, targets: Iterable[Target], account: Account, *, action: str, tenant: str = "", whole: int = 0
@@ -155,8 +156,7 @@ class Writer:
             except KubeError as error:
                 failure = failure or error
         if cleaning.removed:
-            self._unrecorded.append(partial(cleaning.record, self, run, action, account, tenant))
-        await self.record_all()
+            cleaning.record(self, run, action, account, tenant)
         if failure is not None:
             raise failure
         if cleaning.is_left:
@@ -166,7 +166,10 @@ class Writer:
     async def _set_aside(self, run: Run, target: Target, account: Account, tenant: str, error: KubeError) -> None:
         """Say once that what bears none of our marks any more may not be deleted, and leave it."""
         message = f"{target} bore Tether's marks and bears them no more, and is left as it is: {error}"
-        record = partial(self.record, run, "refused", target, account, tenant, outcome="refused", message=message)
+
+        async def record() -> None:
+            self._later.add(_record(run, "refused", target, account, tenant, "refused", message))
+
         topic = _topic(run, target)
         await self.tell(run, topic, account_ref(account), reason="ForeignObject", message=message, record=record)
 
@@ -194,7 +197,7 @@ class Writer:
     async def delete(
         self, run: Run, target: Target, uid: str, account: Account | None, *, action: str, tenant: str
     ) -> bool:
-        """Delete an object that is known by its uid to be ours; tell whether it was there. Recorded by `record_all`."""
+        """Delete an object that is known by its uid to be ours; tell whether it was there. Recorded later."""
         run.check()
         deleted = await delete_whole(self.client, target.path, uid)
         if deleted:
@@ -202,20 +205,15 @@ class Writer:
         return deleted
 
     def record_later(
-        self, run: Run, action: str, target: Target | str, account: Account | None = None, tenant: str = ""
+        self, run: Run, action: str, target: Target | str, account: Account | None, tenant: str, *, message: str = ""
     ) -> None:
-        """Note what was taken back, for `record_all`: a revocation waits for no record."""
-        self._unrecorded.append(partial(self.record, run, action, target, account, tenant))
+        """Let AUDIT be told of what was taken back, once it takes records: a revocation waits for none."""
+        self._later.add(_record(run, action, target, account, tenant, "done", message))
+        run.log.info("change recorded", action=action, object=str(target), outcome="done")
 
-    async def record_all(self) -> None:
-        """Append to AUDIT what was noted; what cannot be appended now stays noted for the next time. BusError."""
-        while self._unrecorded:
-            record = self._unrecorded.popleft()
-            try:
-                await record()
-            except BaseException:
-                self._unrecorded.appendleft(record)
-                raise
+    async def close(self) -> None:
+        """Write the records that wait, if NATS takes them at once."""
+        await self._later.close(RECORDS_SECONDS)
 
     async def _create(self, run: Run, manifest: Manifest) -> dict[str, Any]:
         run.check()
@@ -253,19 +251,7 @@ class Writer:
         message: str = "",
     ) -> None:
         """Append what was done, or refused, to AUDIT, with its cause."""
-        await self.bus.audit(
-            AuditRecord(
-                time=now(),
-                component=run.worker,
-                action=action,
-                outcome=outcome,
-                tenant=tenant,
-                account=str(account) if account else "",
-                object=str(target),
-                cause=run.cause,
-                message=message,
-            )
-        )
+        await self.bus.audit(_record(run, action, target, account, tenant, outcome, message))
         run.log.info("change recorded", action=action, object=str(target), outcome=outcome)
 
     async def reclaim(self, run: Run, manifest: Manifest, existing: Existing) -> None:
@@ -389,6 +375,22 @@ class Writer:
             return
         except KubeError as error:
             log.warning("event could not be recorded", reason=reason, error=error)
+
+
+def _record(
+    run: Run, action: str, target: Target | str, account: Account | None, tenant: str, outcome: Outcome, message: str
+) -> AuditRecord:
+    return AuditRecord(
+        time=now(),
+        component=run.worker,
+        action=action,
+        outcome=outcome,
+        tenant=tenant,
+        account=str(account) if account else "",
+        object=str(target),
+        cause=run.cause,
+        message=message,
+    )
 
 
 def _topic(run: Run, target: Target) -> str:

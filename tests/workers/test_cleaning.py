@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -95,6 +96,7 @@ async def test_a_run_deletes_what_decides_something_and_some_of_the_rest_with_on
 
     with pytest.raises(UnfinishedError):
         await world.remove(decisive)
+    await world.writer.close()
 
     assert len(world.there) == 200 - decisive - MOST_AT_ONCE
     assert world.asked == decisive + MOST_AT_ONCE
@@ -102,10 +104,34 @@ async def test_a_run_deletes_what_decides_something_and_some_of_the_rest_with_on
     assert f"and {MOST_AT_ONCE - 1} more" in world.records[-1].message
 
 
+async def test_whoever_takes_something_back_waits_for_no_record_of_anybody() -> None:
+    # given AUDIT takes no record, of this revocation or of one before
+    world, audit = World(2), asyncio.Event()
+    told: list[AuditRecord] = []
+
+    async def away(record: AuditRecord) -> None:
+        await audit.wait()
+        told.append(record)
+
+    world.audit = away  # type: ignore[method-assign]
+
+    # when both are done, then neither waited
+    async with asyncio.timeout(5):
+        for target in world.targets:
+            assert await world.writer.remove(run(), target, ACCOUNT, action="revoked")
+    assert (world.there, told) == ({}, [])
+
+    # and once AUDIT takes records, then it has both, in order
+    audit.set()
+    await world.writer.close()
+    assert [record.object for record in told] == [str(target) for target in world.targets]
+
+
 async def test_what_decides_something_is_never_left_out() -> None:
     world = World(200)
 
     assert await world.remove(200)
+    await world.writer.close()
 
     assert (world.there, len(world.records)) == ({}, 200)
 

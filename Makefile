@@ -23,7 +23,7 @@ demo: setup ## run the guide's example on an embedded cluster, step by step
 	@$(BIN)/tether demo
 
 test: setup ## run the test suite
-	$(BIN)/pytest -n 3 --dist loadgroup -m "not slow" tests
+	$(BIN)/pytest -n 4 --dist loadgroup -m "not slow" tests
 
 proofs: setup ## run the tests that take long: migration, sweeps, rotations, killed roles, hostile requests
 	$(BIN)/pytest -n 3 --dist loadgroup -m slow tests

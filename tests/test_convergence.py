@@ -26,7 +26,7 @@ def test_the_longest_convergence_is_told_with_its_name_from_the_processes_of_xdi
     file = tmp_path / "test_example.py"
     file.write_text(EXAMPLE)
     # looptime asks each test for its event loop; these have none, and Python 3.12 and 3.13 warn of that.
-    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={tmp_path}", "-n", "1"]
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={tmp_path}"]
     for plugin in ("tests.convergence", "no:cacheprovider", "no:looptime_plugin"):
         command += ["-p", plugin]
 

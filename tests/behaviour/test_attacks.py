@@ -339,6 +339,7 @@ async def test_rights_are_not_widened_at_their_source(tenancy: Tenancy, other: T
             assert set(codes.values()) == {403}, (door, codes)
 
 
+@pytest.mark.slow
 async def test_with_the_role_admin_alone_quotas_and_limits_stay_as_the_administrator_made_them(
     tenancy: Tenancy, other: Tenancy
 ) -> None:

@@ -50,6 +50,7 @@ async def settled(tenancy: Tenancy, *namespaces: str) -> None:
         await tenancy.must("Secret", namespace, f"{ACCOUNT}-kubeconfig")
 
 
+@pytest.mark.slow
 async def test_an_account_that_owned_a_tenant_and_is_still_there_is_named_with_what_it_left_at_home(
     tenancy: Tenancy,
 ) -> None:

@@ -112,6 +112,7 @@ async def test_who_takes_the_name_of_a_home_first_gets_nothing_for_it(
     assert f"{tenancy.home} is a member of Tenant {other.name}" in done.stderr
 
 
+@pytest.mark.slow
 async def test_a_home_that_becomes_a_member_of_another_tenant_loses_everything_and_may_get_it_back(
     tenancy: Tenancy, other: Tenancy, audit: Callable[[], Awaitable[list[AuditRecord]]], until: Any
 ) -> None:

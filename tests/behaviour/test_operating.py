@@ -24,6 +24,7 @@ ACCOUNT = "gitops-reconciler"
 NAMESPACES = api_path("", "v1", "namespaces")
 
 
+@pytest.mark.slow
 async def test_after_access_was_wiped_a_replay_makes_the_proxy_right_again_without_touching_the_cluster(
     tenancy: Tenancy, until: Any
 ) -> None:

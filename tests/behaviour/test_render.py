@@ -147,6 +147,7 @@ async def test_what_is_rendered_makes_a_tenant_that_works(tenancy: Tenancy) -> N
     await tenancy.must("Secret", name, KUBECONFIG)
 
 
+@pytest.mark.slow
 async def test_rbac_that_came_from_git_counts_as_done_and_outlives_the_annotation(tenancy: Tenancy, until: Any) -> None:
     # Given the rendered objects, RBAC among them
     await tenancy.apply(*objects(await render(tenancy)))

@@ -58,7 +58,7 @@ async def test_a_binding_at_home_whose_marks_are_gone_is_marked_again_and_goes_w
     await account.has_nothing(token)
 
 
-@pytest.mark.parametrize("tamper", [strip, mark_for_another])
+@pytest.mark.parametrize("tamper", [strip, pytest.param(mark_for_another, marks=pytest.mark.slow)])
 async def test_marks_that_are_taken_off_while_nobody_works_are_no_rescue(tenancy: Tenancy, tamper: Tamper) -> None:
     # Given an account that has everything, and a namespace of its tenant that leaves it
     await tenancy.make()

@@ -58,7 +58,7 @@ def test_a_service_account_with_dots_keeps_four_tokens() -> None:
     assert subject == "objects.ServiceAccount.oil-system.gitops=2Ereconciler"
 
 
-@given(st.lists(names, min_size=1, max_size=4))
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=60), min_size=1, max_size=4))
 def test_a_work_key_comes_back_from_its_subject_in_its_lane(parts: list[str]) -> None:
     key = keys.key(*parts)
     assert keys.parse_work_subject(keys.work_subject("rbac", key)) == ("rbac", key.lane(), key)

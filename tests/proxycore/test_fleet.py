@@ -98,6 +98,7 @@ async def running(world: World, port: int, *flags: str) -> AsyncIterator[Running
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.slow
 async def test_a_fleet_serves_loses_a_worker_and_drains(world: World, port: int) -> None:
     # One story and one start of the processes: each start takes seconds.
     owner = await world.owner("oil", "oil-production")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -204,7 +205,7 @@ async def run_between(
     await upstream.start()
     (tmp_path / "tls.crt").write_text(serving[0])
     (tmp_path / "tls.key").write_text(serving[1])
-    (tmp_path / "kubeconfig").write_text(kubeconfig(upstream.url, user or {"token": PROXY_TOKEN}))
+    (tmp_path / "kubeconfig").write_text(kubeconfig(upstream.url, user or {"token": PROXY_TOKEN}, pki.ca_pem))
     tls = ssl.create_default_context(cadata=pki.ca_pem)
     async with NatsServer(tmp_path / "nats") as nats:
         settings = Settings(
@@ -246,13 +247,14 @@ async def _grants(bus: Bus) -> None:
         await bus.publish(mark_subject(kind), encode_body(Mark(kind=kind, resource_version="100", time=now())))
 
 
-def kubeconfig(url: str, user: dict[str, str]) -> str:
+def kubeconfig(url: str, user: dict[str, str], ca: str) -> str:
     """Return the proxy's kubeconfig."""
+    cluster = {"server": url, "certificate-authority-data": base64.b64encode(ca.encode()).decode()}
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": url}}],
+            "clusters": [{"name": "c", "cluster": cluster}],
             "users": [{"name": "u", "user": user}],
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "x",

@@ -73,6 +73,7 @@ async def test_kubectl_sees_a_tenants_cluster(world: World, kubectl: Callable[..
 
 
 @pytest.mark.kubectl
+@pytest.mark.slow
 async def test_kubectl_watches_namespaces_come_and_go(world: World, kubectl: Callable[..., Awaitable[str]]) -> None:
     owner = await world.owner("oil", "oil-production")
     await world.namespace("oil-development")

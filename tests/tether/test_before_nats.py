@@ -88,6 +88,7 @@ async def running(folder: Path, url: str) -> AsyncIterator[list[Process]]:
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.slow
 async def test_roles_that_come_before_nats_wait_for_it_and_for_the_topology(tmp_path: Path) -> None:
     async with NatsServer(tmp_path / "nats") as server:
         pass  # has a port now
@@ -121,6 +122,7 @@ async def test_roles_that_come_before_nats_wait_for_it_and_for_the_topology(tmp_
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.slow
 async def test_a_role_that_waits_ends_at_once_when_it_is_told_to(tmp_path: Path) -> None:
     async with running(tmp_path, "nats://127.0.0.1:1") as processes:
         for one in processes:

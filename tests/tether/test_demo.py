@@ -122,6 +122,7 @@ async def test_a_folder_of_another_demo_is_refused(kept: Kept, tether: Tether) -
 
 
 @pytest.mark.kubectl
+@pytest.mark.slow
 async def test_plain_lines_are_shown_where_there_is_no_terminal_and_kubectl_is_used(
     tmp_path: Path, tether: Tether
 ) -> None:
@@ -188,6 +189,7 @@ async def test_an_interrupted_demo_ends_what_it_started(number: signal.Signals, 
     assert not any(ident.alive for ident in started.values())
 
 
+@pytest.mark.slow
 async def test_a_step_that_fails_is_named_and_the_exit_code_is_1(tmp_path: Path, tether: Tether) -> None:
     folder = tmp_path / "demo"
     environ = {"TETHER_HOME_CLUSTER_ROLE": "view"}

@@ -135,7 +135,14 @@ async def test_up_on_a_running_folder_changes_nothing(running: Path, tether: Tet
     assert after["items"] == secrets["items"]
 
 
-@pytest.mark.parametrize("victim", ["nats-1", "api-1", "watcher-2", "router-1", "worker-1", "proxy-2"])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "nats-1",
+        "worker-1",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("api-1", "watcher-2", "router-1", "proxy-2")),
+    ],
+)
 async def test_up_brings_back_what_died_where_it_was(victim: str, running: Path, tether: Tether) -> None:
     before, variables = pids(running), exported(running)
     os.kill(before[victim], signal.SIGKILL)
@@ -172,6 +179,7 @@ async def test_a_process_that_was_given_a_used_id_is_left_alone(running: Path, t
         stranger.wait()
 
 
+@pytest.mark.slow
 async def test_a_process_that_cannot_start_is_named_with_the_end_of_its_log(running: Path, tether: Tether) -> None:
     layout = Layout(running)
     await dev_processes.stop([layout.load().processes["router-2"]], grace=30)
@@ -244,6 +252,7 @@ async def test_an_api_server_without_capsule_is_said_in_one_line(tmp_path: Path,
     assert "install Capsule there first" in err
 
 
+@pytest.mark.slow
 async def test_an_api_server_that_does_not_answer_is_said_in_one_line(tmp_path: Path, tether: Tether) -> None:
     (tmp_path / "kubeconfig").write_text(dev_accounts.kubeconfig("https://127.0.0.1:1", None, {"token": "example"}))
     folder = str(tmp_path / "dev")

@@ -77,6 +77,7 @@ async def until_listed(line: Line, *wanted: Any, field: str = "users") -> None:
     await line.until(check, f"{field} with {wanted}")
 
 
+@pytest.mark.slow
 async def test_many_accounts_at_once_all_become_users_and_leave_again(line: Line) -> None:
     # given an administrator's own list, and two processes of workers that know nothing of one another
     await configure(line, users=BY_HAND)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from workers.token import HOLD
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ async def type_of(line: Line, name: str) -> str:
     return str((await line.must("Secret", HOME, name))["type"])
 
 
+@pytest.mark.slow
 async def test_an_account_changes_to_a_static_token_and_back_without_a_refused_request(line: Line) -> None:
     async with line.everything(token_overlap=4.0):
         # given the example runs with a bound token, and a client in the tenant's namespace
@@ -92,6 +95,7 @@ async def test_a_static_token_is_revoked_with_the_annotation(line: Line) -> None
         assert not await line.accepts(token)
 
 
+@pytest.mark.slow
 async def test_a_static_token_is_replaced_when_a_namespace_that_held_it_goes_to_another_tenant(line: Line) -> None:
     async with line.everything(token_mode="static"):
         # given two tenants with static tokens

@@ -5,6 +5,7 @@ Nothing here reads the store; when to write is for `capsule_controllers`.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from tether.devcluster.capsule_crds import GROUP
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
     from tether.devcluster.contracts import Object
 
 BINDING_LABEL = f"{GROUP}/role-binding"
-_FNV_OFFSET, _FNV_PRIME, _FNV_MASK = 0xCBF29CE484222325, 0x100000001B3, 0xFFFFFFFFFFFFFFFF
 
 
 def role_binding(
     tenant: Object, namespace: str, role: str, subjects: list[Object], labels: Object | None = None
 ) -> Object:
     """Return a RoleBinding in a namespace of a Tenant; its name is made of the role and the subjects."""
-    digest = _fnv64(repr((role, [sorted(subject.items()) for subject in subjects])))
+    made_of = repr((role, [sorted(subject.items()) for subject in subjects]))
+    digest = hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
     return {
         "metadata": {
             "name": f"capsule:managed:{digest}",
@@ -50,13 +51,6 @@ def role_binding(
         "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
         "subjects": subjects,
     }
-
-
-def _fnv64(text: str) -> str:
-    digest = _FNV_OFFSET
-    for byte in text.encode():
-        digest = ((digest ^ byte) * _FNV_PRIME) & _FNV_MASK
-    return f"{digest:016x}"
 
 
 def rbac_subject(subject: Subject) -> Object | None:

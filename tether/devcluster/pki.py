@@ -13,6 +13,7 @@ import ipaddress
 import os
 import ssl
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
@@ -119,16 +120,13 @@ class ClusterPki:
 
     def user_of_certificate(self, der: bytes) -> UserInfo | None:
         """Return who a client certificate names; None when it is not ours, not for clients, or out of its time."""
-        try:
-            certificate = x509.load_der_x509_certificate(der)
-            certificate.verify_directly_issued_by(self._ca)
-            usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        certificate = _issued(self._ca, der)
+        if certificate is None:
             return None
         now = dt.datetime.now(dt.UTC)
         in_time = certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
         names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-        if not in_time or not names or ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+        if not in_time or not names:
             return None
         groups = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
         credential = f"X509SHA256={hashlib.sha256(der).hexdigest()}"
@@ -200,6 +198,18 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+@lru_cache(maxsize=256)  # each request of a client brings the same certificate
+def _issued(ca: x509.Certificate, der: bytes) -> x509.Certificate | None:
+    """Return the certificate if it is for clients and the authority issued it."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        certificate.verify_directly_issued_by(ca)
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        return None
+    return certificate if ExtendedKeyUsageOID.CLIENT_AUTH in usage else None
 
 
 def _general_name(host: str) -> x509.GeneralName:

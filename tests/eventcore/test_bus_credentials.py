@@ -93,6 +93,7 @@ async def test_a_password_that_is_replaced_at_the_server_and_in_its_file_costs_a
         assert (await bus.js.account_info()).streams == 0
 
 
+@pytest.mark.slow
 async def test_a_credentials_file_logs_in_and_its_successor_does_when_the_jwt_has_expired(tmp_path: Path) -> None:
     operator, file = NatsOperator(), tmp_path / "user.creds"
     file.write_text(operator.credentials(seconds=3))
@@ -122,6 +123,7 @@ async def test_a_refused_login_is_one_line_that_says_so(tmp_path: Path) -> None:
             await Bus.connect(by_file(server, file), "test")
 
 
+@pytest.mark.slow
 async def test_certificates_and_ca_that_are_replaced_are_used_for_the_next_connection(tmp_path: Path) -> None:
     # given a server that asks for client certificates of its CA, and a client that has one
     files = {name: tmp_path / name for name in ("ca.crt", "tls.crt", "tls.key", "client.crt", "client.key")}

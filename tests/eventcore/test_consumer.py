@@ -230,9 +230,7 @@ async def test_a_retry_does_not_block_its_lane(bus: Bus, start: Callable[[Record
     ("first", "cause"),
     [
         (WorkRequest(reason="event", cause_id="c:uid:7"), "c:uid:7"),
-        (WorkRequest(reason="timer"), "timer"),
         (WorkRequest(reason="sweep"), "sweep"),
-        (WorkRequest(reason="retry"), "retry"),
     ],
 )
 async def test_a_retry_knows_what_led_to_the_first_try(

@@ -200,6 +200,7 @@ async def test_thousands_of_silent_connections_keep_nobody_out(world: World, por
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.slow
 async def test_workers_end_with_the_process_that_started_them(world: World, port: int) -> None:
     async with running(world, port) as fleet:
         await fleet.until("worker is ready")

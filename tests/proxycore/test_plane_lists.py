@@ -6,6 +6,7 @@ import gc
 import tracemalloc
 
 import msgspec
+import pytest
 
 from eventcore.clock import now
 from eventcore.keys import ObjectKey
@@ -93,6 +94,7 @@ def test_what_one_caller_asks_for_leaves_to_the_others_what_is_kept_for_them() -
     assert render.times == 1
 
 
+@pytest.mark.slow
 def test_a_hundred_lists_by_long_selectors_of_one_caller_take_no_more_than_its_share() -> None:
     lists, render = RenderedLists(), Renderer()
     names = ",".join(f"a{number:025}" for number in range(2000))

@@ -266,7 +266,7 @@ ruled = st.tuples(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(
     ruled,
     st.sampled_from(["", "Namespaces", "StorageClasses"]),

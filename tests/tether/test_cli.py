@@ -262,6 +262,7 @@ def test_settings_are_listed_for_people_and_for_programs(capsys: pytest.CaptureF
     assert {entry["variable"] for entry in listed} == {doc.variable for doc in describe()}
 
 
+@pytest.mark.slow
 async def test_topology_is_missing_then_applied_then_equal(nats_server: NatsServer, tether: Tether) -> None:
     environ = {"TETHER_NATS_URL": nats_server.url}
 

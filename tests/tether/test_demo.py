@@ -20,7 +20,7 @@ import pytest
 from tether import dev, dev_processes
 from tether.dev_layout import Layout
 
-pytestmark = pytest.mark.xdist_group("demo")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
 
 Tether = Callable[..., Awaitable[tuple[int, str, str]]]
 STEPS = [
@@ -122,7 +122,6 @@ async def test_a_folder_of_another_demo_is_refused(kept: Kept, tether: Tether) -
 
 
 @pytest.mark.kubectl
-@pytest.mark.slow
 async def test_plain_lines_are_shown_where_there_is_no_terminal_and_kubectl_is_used(
     tmp_path: Path, tether: Tether
 ) -> None:
@@ -141,7 +140,6 @@ async def test_plain_lines_are_shown_where_there_is_no_terminal_and_kubectl_is_u
     assert is_empty(tmp_path), "its folder is left behind"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "after"), [("watcher", "apply"), ("router", "annotate"), ("worker", "annotate"), ("proxy", "kubeconfig")]
 )
@@ -170,7 +168,6 @@ async def test_every_check_holds_though_both_processes_of_a_role_are_killed_and_
     assert code == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 async def test_an_interrupted_demo_ends_what_it_started(number: signal.Signals, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
@@ -189,7 +186,6 @@ async def test_an_interrupted_demo_ends_what_it_started(number: signal.Signals, 
     assert not any(ident.alive for ident in started.values())
 
 
-@pytest.mark.slow
 async def test_a_step_that_fails_is_named_and_the_exit_code_is_1(tmp_path: Path, tether: Tether) -> None:
     folder = tmp_path / "demo"
     environ = {"TETHER_HOME_CLUSTER_ROLE": "view"}

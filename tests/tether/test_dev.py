@@ -22,7 +22,7 @@ from tether.dev_layout import Layout
 from tether.dev_processes import Ident
 from tether.devcluster.api import ApiOptions, EmbeddedApi
 
-pytestmark = pytest.mark.xdist_group("dev")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dev")]
 
 Tether = Callable[..., Awaitable[tuple[int, str, str]]]
 TETHER = (sys.executable, "-P", "-m", "tether.cli")
@@ -137,11 +137,7 @@ async def test_up_on_a_running_folder_changes_nothing(running: Path, tether: Tet
 
 @pytest.mark.parametrize(
     "victim",
-    [
-        "nats-1",
-        "worker-1",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("api-1", "watcher-2", "router-1", "proxy-2")),
-    ],
+    ["nats-1", "api-1", "watcher-2", "router-1", "worker-1", "proxy-2"],
 )
 async def test_up_brings_back_what_died_where_it_was(victim: str, running: Path, tether: Tether) -> None:
     before, variables = pids(running), exported(running)
@@ -179,7 +175,6 @@ async def test_a_process_that_was_given_a_used_id_is_left_alone(running: Path, t
         stranger.wait()
 
 
-@pytest.mark.slow
 async def test_a_process_that_cannot_start_is_named_with_the_end_of_its_log(running: Path, tether: Tether) -> None:
     layout = Layout(running)
     await dev_processes.stop([layout.load().processes["router-2"]], grace=30)
@@ -210,7 +205,6 @@ async def test_a_running_folder_cannot_be_given_another_api_server(
     assert "take another --dir" in err
 
 
-@pytest.mark.slow
 async def test_another_api_server_and_a_second_folder_beside_the_first(
     running: Path, tmp_path: Path, tether: Tether
 ) -> None:
@@ -252,7 +246,6 @@ async def test_an_api_server_without_capsule_is_said_in_one_line(tmp_path: Path,
     assert "install Capsule there first" in err
 
 
-@pytest.mark.slow
 async def test_an_api_server_that_does_not_answer_is_said_in_one_line(tmp_path: Path, tether: Tether) -> None:
     (tmp_path / "kubeconfig").write_text(dev_accounts.kubeconfig("https://127.0.0.1:1", None, {"token": "example"}))
     folder = str(tmp_path / "dev")

@@ -59,6 +59,7 @@ async def test_a_watcher_told_to_stop_finishes_what_is_in_flight_and_ends_with_z
     assert b"Traceback" not in stderr
 
 
+@pytest.mark.slow
 async def test_a_killed_watcher_is_made_up_for_by_the_next_one(world: World) -> None:
     process = await start(world)
     await world.api.until_asked("WATCH", NAMESPACES)

@@ -80,6 +80,7 @@ async def until_trusted(line: Line, *names: str) -> None:
     await line.until(check, f"kubeconfigs that trust {names}")
 
 
+@pytest.mark.slow
 async def test_a_new_ca_stands_beside_the_old_one_for_the_overlap_and_then_alone(line: Line) -> None:
     # given the example runs
     async with line.everything():

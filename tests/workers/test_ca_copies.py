@@ -85,6 +85,7 @@ async def test_a_copy_holds_the_ca_alone_follows_it_and_goes_with_the_annotation
         await line.until_recorded("kubeconfig", "distributed", f"Secret/{PLACE}/{NAME}")
 
 
+@pytest.mark.slow
 async def test_the_overlap_ends_in_a_copy_too(line: Line) -> None:
     async with line.everything():
         await line.settle()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from workers.names import cluster_role_name, hashed_kubeconfig_name, with_hash
 from workers.ownership import Account
 
@@ -119,6 +121,7 @@ async def test_a_tenantowner_makes_an_owner_and_its_end_ends_that(line: Line) ->
         await line.until_gone("RoleBinding", "team", "deployer")
 
 
+@pytest.mark.slow
 async def test_an_owner_that_cannot_be_is_said_once_and_stops_nothing(make_line: MakeLine) -> None:
     line = await make_line(capsule_webhooks=False)
     good = Account("team", "deployer")

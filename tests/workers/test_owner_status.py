@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.workers.conftest import Line, MakeLine
 
@@ -48,6 +50,7 @@ async def test_an_owner_in_the_spec_of_a_tenant_that_capsule_never_looked_at_get
     assert "status" not in await line.must("Tenant", "", "oil")
 
 
+@pytest.mark.slow
 async def test_an_owner_that_stands_in_an_outdated_status_alone_counts_for_the_grace_and_no_longer(
     make_line: MakeLine,
 ) -> None:

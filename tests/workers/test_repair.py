@@ -100,7 +100,9 @@ async def test_a_rolebinding_to_another_role_is_replaced(line: Line) -> None:
         await line.until(replaced, "a RoleBinding to cluster-admin")
 
 
-@pytest.mark.parametrize("how", ["deleted", "edited", "unbound"])
+@pytest.mark.parametrize(
+    "how", ["deleted", *(pytest.param(one, marks=pytest.mark.slow) for one in ("edited", "unbound"))]
+)
 async def test_a_token_that_is_spoiled_is_replaced_in_every_kubeconfig(line: Line, how: str) -> None:
     async with line.everything():
         # given the example runs

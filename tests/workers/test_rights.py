@@ -61,6 +61,7 @@ async def test_the_rights_that_ship_for_the_workers_are_enough(line: Line, tmp_p
         await line.until_gone("ClusterRole", "", IMPERSONATOR)
 
 
+@pytest.mark.slow
 async def test_without_impersonator_roles_the_right_to_make_any_is_not_needed(line: Line, tmp_path: Path) -> None:
     # given impersonator roles of before
     async with line.everything():

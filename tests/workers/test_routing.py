@@ -240,7 +240,7 @@ def changes(draw: st.DrawFn) -> Step:
     return kind, namespace, name, draw(st.sampled_from([body, body, body, None]))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(changes(), max_size=25))
 def test_what_came_before_leaves_no_trace_in_the_indexes(
     steps: list[Step],
@@ -265,7 +265,7 @@ def test_what_came_before_leaves_no_trace_in_the_indexes(
             assert tenant in cluster.relations.tenants_of(owner)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.lists(changes(), max_size=25))
 def test_a_change_reaches_every_key_that_comes_to_something_else(
     steps: list[Step],

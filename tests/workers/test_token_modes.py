@@ -147,6 +147,7 @@ async def test_a_token_secret_that_is_deleted_comes_back_with_the_static_token_t
         assert (seen.refused, seen.tokens) == (0, [token])
 
 
+@pytest.mark.slow
 async def test_a_token_stays_good_while_a_kubeconfig_still_holds_it(line: Line) -> None:
     # given the example runs
     async with line.everything():

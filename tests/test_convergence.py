@@ -22,7 +22,7 @@ def test_that_measures_nothing():
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_longest_convergence_is_told_with_its_name_from_the_processes_of_xdist_too(tmp_path: Path) -> None:
+def test_the_longest_convergence_is_told_with_its_name(tmp_path: Path) -> None:
     file = tmp_path / "test_example.py"
     file.write_text(EXAMPLE)
     # looptime asks each test for its event loop; these have none, and Python 3.12 and 3.13 warn of that.

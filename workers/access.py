@@ -27,7 +27,7 @@ from eventcore.grants import (
 from eventcore.kube import ObjectRef
 from eventcore.objects import ANNOTATION_TENANT, CAPSULE_GROUP
 from workers import setting_status
-from workers.choices import ceiling, choices, merged, operations, setting_operations, under
+from workers.choices import ceiling, choices, merged, setting_operations, under
 from workers.cluster_rules import permits, rules_of
 from workers.context import SOON, guarded, until
 from workers.desired import ANNOTATION_ACCOUNT_UID, ANNOTATION_DIGEST, generation_of
@@ -201,7 +201,7 @@ def subject_grant(
         elif (end := stale_until(state, moment, grace)) is not None:
             tenants.append(name)
             ends = min(ends, end) if ends else end
-    allowed = {name: operations(relations.tenants[name], owner) for name in tenants}
+    allowed = {name: relations.operations[name].get(owner, {}) for name in tenants}
     for name, setting in relations.settings_of(owner):
         given = setting_operations(setting, owner)
         if not permits(relations.tenants.get(name)):

@@ -41,9 +41,9 @@ def choices(tenant: Tenant) -> dict[str, Choice]:
     return {kind: choice for kind, choice in found.items() if choice is not None}
 
 
-def operations(tenant: Tenant, owner: Owner) -> dict[str, tuple[str, ...]]:
-    """Return what an owner may do by kind: all entries of the Tenant for this owner together."""
-    return _together(tenant.spec.owners, owner)
+def operations(tenant: Tenant) -> dict[Owner, dict[str, tuple[str, ...]]]:
+    """Return what each owner may do by kind, all entries of the Tenant for it together; none for who may do nothing."""
+    return _together(tenant.spec.owners)
 
 
 def merged(*given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -54,7 +54,7 @@ def merged(*given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 
 def setting_operations(setting: ProxySetting, subject: Owner) -> dict[str, tuple[str, ...]]:
     """Return what a ProxySetting would let a subject do by kind; of that counts what is under the `ceiling`."""
-    return _together(setting.spec.subjects, subject)
+    return _together(setting.spec.subjects).get(subject, {})
 
 
 def ceiling(tenant: Tenant | None, owners: Collection[Owner]) -> dict[str, frozenset[str]]:
@@ -64,11 +64,7 @@ def ceiling(tenant: Tenant | None, owners: Collection[Owner]) -> dict[str, froze
     """
     if tenant is None or not owners:
         return {}
-    given: dict[Owner, dict[str, set[str]]] = {}
-    for entry in tenant.spec.owners:
-        kinds = given.setdefault(Owner(entry.kind, entry.name), {})
-        for setting in entry.proxy_settings or ():
-            kinds.setdefault(setting.kind, set()).update(setting.operations)
+    given = operations(tenant)
     first, *others = (given.get(owner, {}) for owner in owners)
     found = {
         kind: frozenset(allowed).intersection(*(one.get(kind, ()) for one in others)) for kind, allowed in first.items()
@@ -91,14 +87,17 @@ def above(setting: ProxySetting, most: dict[str, frozenset[str]]) -> Iterator[tu
                 yield f"spec.subjects[{place}].proxySettings[{number}]", one.kind, over
 
 
-def _together(entries: Iterable[TenantSpecOwner | ProxySubject], owner: Owner) -> dict[str, tuple[str, ...]]:
-    found: dict[str, set[str]] = {}
+def _together(entries: Iterable[TenantSpecOwner | ProxySubject]) -> dict[Owner, dict[str, tuple[str, ...]]]:
+    found: dict[Owner, dict[str, set[str]]] = {}
     for entry in entries:
-        if (entry.kind, entry.name) != (owner.kind, owner.name):
-            continue
         for setting in entry.proxy_settings or ():
-            found.setdefault(setting.kind, set()).update(setting.operations)
-    named = {kind: tuple(one for one in OPERATIONS if one in given) for kind, given in sorted(found.items())}
+            kinds = found.setdefault(Owner(entry.kind, entry.name), {})
+            kinds.setdefault(setting.kind, set()).update(setting.operations)
+    return {owner: named for owner, kinds in found.items() if (named := _named(kinds))}
+
+
+def _named(kinds: dict[str, set[str]]) -> dict[str, tuple[str, ...]]:
+    named = {kind: tuple(one for one in OPERATIONS if one in given) for kind, given in sorted(kinds.items())}
     return {kind: given for kind, given in named.items() if given}
 
 

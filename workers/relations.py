@@ -22,6 +22,7 @@ from eventcore.objects import (
     TenantOwner,
 )
 from eventcore.selectors import parse_selector
+from workers.choices import operations
 from workers.own_index import OwnIndex
 from workers.own_objects import OWN_KINDS, OwnObject
 from workers.ownership import (
@@ -68,6 +69,7 @@ class Relations:
         self._selector = parse_selector(selector)
         self.accounts: dict[Account, ServiceAccount] = {}
         self.tenants: dict[str, Tenant] = {}
+        self.operations: dict[str, dict[Owner, dict[str, tuple[str, ...]]]] = {}  # by tenant
         self.tenant_owners: dict[str, TenantOwner] = {}
         self.namespaces: dict[str, Namespace] = {}
         self.configuration: CapsuleConfiguration | None = None
@@ -333,6 +335,7 @@ class Relations:
 
     def _tenant(self, name: str, old: Tenant | None, new: Tenant | None, time: datetime) -> None:
         put(self.tenants, name, new)
+        put(self.operations, name, operations(new) if new else None)
         if old and new:
             gone = owner_set(old.spec.owners) - owner_set(new.spec.owners)
             self._removed[name] = (self._removed.get(name, frozenset()) | gone) - owner_set(new.spec.owners)

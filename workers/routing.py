@@ -283,8 +283,9 @@ def _tenant_change(
         if permits(old) != permits(new) or old.spec.owners != new.spec.owners:
             routes |= _settings_of(name, relations)
         # What an owner may do stands in its entry; an owner that stays may have got another one.
+        before, after = operations(old), operations(new)
         return routes | _subjects(
-            owner for owner in relations.owners(name).all if operations(old, owner) != operations(new, owner)
+            owner for owner in relations.owners(name).all if before.get(owner) != after.get(owner)
         )
     return _both(change, relations, lambda: _whole_tenant(name, relations))
 

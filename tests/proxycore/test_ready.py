@@ -125,9 +125,9 @@ async def test_the_first_readiness_waits_for_the_grants(world: World) -> None:
     # given a cluster whose grants are not compiled yet
     _, token = await world.account("oil-system", "gitops-reconciler")
     await world.namespace("oil-production")
+    await world.settle()
     await publish(world, "CapsuleConfiguration", "default", spec={"userGroups": ["system:serviceaccounts"]})
     await publish(world, "Tenant", "oil", spec={"owners": [{"kind": "ServiceAccount", "name": OWNER}]})
-    await world.settle()
     steps = (
         ConfigGrant(users=(CapsuleUserRef(kind="Group", name="system:serviceaccounts"),)),
         TenantGrant(name="oil", uid="uid-oil", namespaces=("oil-production",)),

@@ -86,7 +86,7 @@ class Metrics:
         )
         self.set_aside = Counter(  # controller, why
             "tether_router_set_aside",
-            "Requests that cannot be published, so that nothing is granted for what they are about",
+            "Requests that cannot be published and RoleBindings with too many subjects: nothing is granted for them",
             ["controller", "why"],
             registry=of,
         )

@@ -6,72 +6,47 @@ namespace and nothing else, and a label on it says whether lists across namespac
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from workers.counting import Subjects
 from workers.ownership import GROUP_ALL_ACCOUNTS, GROUP_AUTHENTICATED, Account, Owner
 
 if TYPE_CHECKING:
     from eventcore.keys import ObjectKey
     from eventcore.objects import RoleBinding, Subject
 
+MOST_SUBJECTS: Final = 1024
+"""Subjects that the RoleBindings of a namespace may show it to, all together, in the order of the bindings' names."""
 LABEL_SHARED: Final = "reflection.proxy.projectcapsule.dev/enabled"
 EVERYBODY: Final = frozenset({GROUP_ALL_ACCOUNTS, GROUP_AUTHENTICATED, "system:unauthenticated"})
 """Groups that say nothing about who is meant: with them one tenant could put its namespaces into every other's list."""
 
 
 class Binding(msgspec.Struct, frozen=True):
-    """One RoleBinding. ``shared``: its namespace is for lists across namespaces too."""
+    """Where one RoleBinding is. ``shared``: its namespace is for lists across namespaces too."""
 
     namespace: str
-    subjects: frozenset[Owner]
     shared: bool
 
 
 class Bindings:
-    """The RoleBindings by subject and by namespace."""
+    """The RoleBindings by the subjects that they name."""
 
     def __init__(self) -> None:
-        self._all: dict[ObjectKey, Binding] = {}
-        self._by_subject: defaultdict[Owner, set[ObjectKey]] = defaultdict(set)
-        self._by_namespace: defaultdict[str, set[ObjectKey]] = defaultdict(set)
+        self.subjects = Subjects(MOST_SUBJECTS)
+        self._shared: set[ObjectKey] = set()
 
     def put(self, key: ObjectKey, binding: RoleBinding | None) -> None:
         """Take what is now at this key; None: nothing."""
-        old = self._all.pop(key, None)
-        if old is not None:
-            for subject in old.subjects:
-                self._by_subject[subject].discard(key)
-                if not self._by_subject[subject]:
-                    del self._by_subject[subject]
-            self._by_namespace[old.namespace].discard(key)
-            if not self._by_namespace[old.namespace]:
-                del self._by_namespace[old.namespace]
-        subjects = named(binding)
-        if binding is None or not subjects:
-            return
-        self._all[key] = Binding(key.namespace, subjects, binding.metadata.labels.get(LABEL_SHARED) == "true")
-        self._by_namespace[key.namespace].add(key)
-        for subject in subjects:
-            self._by_subject[subject].add(key)
+        shared = binding is not None and binding.metadata.labels.get(LABEL_SHARED) == "true"
+        (self._shared.add if shared else self._shared.discard)(key)
+        self.subjects.put(key, named(binding))
 
     def of(self, subject: Owner) -> list[Binding]:
         """Return the bindings that name a subject."""
-        return [self._all[key] for key in self._by_subject.get(subject, ())]
-
-    def named_by(self, key: ObjectKey) -> frozenset[Owner]:
-        """Return whom one binding names."""
-        return self._all[key].subjects if key in self._all else frozenset()
-
-    def subjects_in(self, namespace: str) -> set[Owner]:
-        """Return whom the bindings in a namespace name."""
-        return {subject for key in self._by_namespace.get(namespace, ()) for subject in self._all[key].subjects}
-
-    def subjects(self) -> set[Owner]:
-        """Return whom any binding names."""
-        return set(self._by_subject)
+        return [Binding(key.namespace, key in self._shared) for key in self.subjects.of(subject)]
 
 
 def named(binding: RoleBinding | None) -> frozenset[Owner]:

@@ -24,6 +24,7 @@ from eventcore.logs import get
 from eventcore.recording import Recorder
 from eventcore.waiting import pause
 from workers.outbox import BULK, URGENT, URGENT_KINDS, USUAL, Outbox, Outgoing
+from workers.reflection import MOST_SUBJECTS
 from workers.relations import Relations
 from workers.routing import Route, all_routes, grant_routes, route
 from workers.sweeping import turns
@@ -112,6 +113,18 @@ class Router:
             Outgoing(worker, key, request, f"{prefix}:{worker}:{key.token()}", urgency, source)
             for worker, key in sorted(route(change, self.relations))
         )
+        if record is not None and record.key.kind == "AnyRoleBinding":
+            self._tell_cut(record)
+
+    def _tell_cut(self, record: ObjectRecord) -> None:
+        """Name a RoleBinding that names more subjects than count; a ProxySetting says so in its status."""
+        key = record.key
+        if self.relations.bindings.subjects.is_cut(key):
+            message = (
+                f"the RoleBindings of namespace {shown(key.namespace)} show it to {MOST_SUBJECTS} subjects at most, "
+                "in the order of their names: some that this one names are not shown it"
+            )
+            self._tell("access", f"RoleBinding/{key.namespace}/{key.name}", record.id, "subjects", message)
 
     def _class_of(self, change: Change[ObjectRecord]) -> tuple[int, str]:
         """Return how urgent a change is, and whose it is: a tenant's, or a namespace's that is no tenant's."""
@@ -131,13 +144,16 @@ class Router:
             try:
                 work_subject(one.worker, one.key)
             except KeyTooLongError as error:
-                self._put_aside(one, "key", str(error))
+                self._put_aside(one, "key", error)
         self._filled.set()
 
-    def _put_aside(self, one: Outgoing, why: str, message: str) -> None:
-        """Count what cannot be published, and name it in the log and the audit, once."""
-        self._metrics.set_aside.labels(one.worker, why).inc()
-        mark = one.worker, one.key.token()
+    def _put_aside(self, one: Outgoing, why: str, error: Exception) -> None:
+        self._tell(one.worker, str(one.key), one.request.cause_id or one.request.reason, why, str(error))
+
+    def _tell(self, worker: WorkerName, name: str, cause: str, why: str, message: str) -> None:
+        """Count what nothing is granted for, and name it in the log and the audit, once."""
+        self._metrics.set_aside.labels(worker, why).inc()
+        mark = worker, name
         if monotonic() - self._set_aside.get(mark, float("-inf")) < TOLD_FOR:
             self._set_aside.move_to_end(mark)
             return
@@ -145,16 +161,16 @@ class Router:
         self._set_aside.move_to_end(mark)
         if len(self._set_aside) > REMEMBERED:
             self._set_aside.popitem(last=False)
-        name = shown(str(one.key))
-        log.error("request set aside, nothing is granted for it", worker=one.worker, key=name, why=why, error=message)
+        name = shown(name)
+        log.error("request set aside, nothing is granted for it", worker=worker, key=name, why=why, error=message)
         self._recorder.add(
             AuditRecord(
                 time=now(),
                 component="router",
                 action="refused",
                 outcome="failed",
-                object=f"{one.worker}/{name}",
-                cause=one.request.cause_id or one.request.reason,
+                object=f"{worker}/{name}",
+                cause=cause,
                 message=f"{why}: {message}",
             )
         )
@@ -185,7 +201,7 @@ class Router:
             error = ""
             for one, result in zip(batch, results, strict=True):
                 if isinstance(result, RefusedError):
-                    self._put_aside(one, "refused", str(result))
+                    self._put_aside(one, "refused", result)
                 elif isinstance(result, BusError):
                     failed.append(one)
                     error = str(result)

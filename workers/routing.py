@@ -73,8 +73,8 @@ def all_routes(relations: Relations) -> set[Route]:
         routes.add(tenant_route(name))
         routes |= _subjects(relations.owners(name).all)
     for target in relations.settings.all:
-        routes |= _subjects(relations.settings.counting(target)) | _statuses([target])
-    return routes | _subjects(relations.bindings.subjects())
+        routes |= _subjects(relations.settings.subjects.counting(target)) | _statuses([target])
+    return routes | _subjects(relations.bindings.subjects.all())
 
 
 def grant_routes(grants: Collection[Grant], relations: Relations) -> set[Route]:
@@ -147,7 +147,7 @@ def _statuses(targets: Iterable[ObjectKey]) -> set[Route]:
 
 def _settings_in(namespace: str, relations: Relations) -> set[Route]:
     """Return what depends on the tenant whose namespace this is: ProxySettings, and whom they and RoleBindings name."""
-    subjects = relations.settings.subjects_in(namespace) | relations.bindings.subjects_in(namespace)
+    subjects = relations.settings.subjects.subjects_in(namespace) | relations.bindings.subjects.subjects_in(namespace)
     return _subjects(subjects) | _statuses(relations.settings.keys_in(namespace))
 
 
@@ -155,7 +155,7 @@ def _settings_of(tenant: str, relations: Relations) -> set[Route]:
     """Return what depends on which part of a tenant's ProxySettings counts: whom they name, and their status."""
     found = set[Route]()
     for namespace in relations.namespaces_of(tenant):
-        found |= _subjects(relations.settings.subjects_in(namespace))
+        found |= _subjects(relations.settings.subjects.subjects_in(namespace))
         found |= _statuses(relations.settings.keys_in(namespace))
     return found
 
@@ -167,20 +167,20 @@ def _setting_change(
     states: tuple[KubeObject | None, KubeObject | None],
 ) -> set[Route]:
     """Return whom a setting or RoleBinding named and names, and a setting's status, alone if nothing else changed."""
-    if target.kind == "AnyRoleBinding":
-        return _both(change, relations, lambda: _subjects(relations.bindings.named_by(target)))
-    said = [_said(state) for state in states]
-    before = relations.settings.counting_in(target.namespace)
+    is_setting = target.kind != "AnyRoleBinding"
+    index = (relations.settings if is_setting else relations.bindings).subjects
+    before = index.counting_in(target.namespace)
     relations.apply(change)
-    after = relations.settings.counting_in(target.namespace)
-    routes = _statuses([target]) if states[1] is not None else set[Route]()
-    if said[0] == said[1]:
+    after = index.counting_in(target.namespace)
+    routes = _statuses([target]) if is_setting and states[1] is not None else set[Route]()
+    if is_setting and _said(states[0]) == _said(states[1]):
         return routes
-    # Where the subjects of a namespace are more than count, one setting decides about the next.
+    # Where the subjects of a namespace are more than count, one object decides about the next.
     nobody = frozenset[Owner]()
     for place in before.keys() | after.keys():
         if place == target or before.get(place) != after.get(place):
-            routes |= _subjects(before.get(place, nobody) | after.get(place, nobody)) | _statuses([place])
+            routes |= _subjects(before.get(place, nobody) | after.get(place, nobody))
+            routes |= _statuses([place] if is_setting else [])
     return routes
 
 

@@ -139,7 +139,7 @@ def _ignored(setting: Setting, relations: Relations, users: set[tuple[str, str]]
 def _too_many(setting: Setting, relations: Relations) -> Iterator[Ignored]:
     """Yield that some subjects do not count, since those of the namespace are too many."""
     meta = setting.metadata
-    counting = relations.settings.counting(ObjectKey("ProxySetting", meta.namespace, meta.name))
+    counting = relations.settings.subjects.counting(ObjectKey("ProxySetting", meta.namespace, meta.name))
     if isinstance(setting, ProxySetting) and (beyond := setting_subjects(setting) - counting):
         yield Ignored(
             "TooManySubjects",

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from eventcore.keys import ObjectKey
-from eventcore.objects import ANNOTATION_ACCOUNT, LABEL_COMPONENT, KubeObject, Meta, PartialObject, Tenant
+from eventcore.objects import ANNOTATION_ACCOUNT, LABEL_COMPONENT, KubeObject, Meta, PartialObject, ProxySetting, Tenant
 from eventcore.views import Change, ObjectRecord
 from tests.growth.parsers import EXEMPT, PARSERS, Case
 from tests.growth.scanning import covered, readers
@@ -105,6 +105,17 @@ def many_owners(number: int) -> list[Change[ObjectRecord]]:
     return changes
 
 
+def many_settings(number: int) -> list[Change[ObjectRecord]]:
+    """Return as many ProxySettings of one namespace, each of which names a user, the last of them first."""
+    changes: list[Change[ObjectRecord]] = []
+    for at in range(number):
+        key = ObjectKey("ProxySetting", "oil-production", f"setting-{number - at:05}")
+        body = {"metadata": {"name": key.name}, "spec": {"subjects": [{"kind": "User", "name": f"user-{at}"}]}}
+        found = record(key, at + 1, msgspec.convert(body, ProxySetting))
+        changes.append(Change(old=None, new=found, sequence=at + 1))
+    return changes
+
+
 def record(key: ObjectKey, at: int, found: KubeObject) -> ObjectRecord:
     return ObjectRecord(
         key=key,
@@ -125,7 +136,7 @@ def route_all(changes: object) -> None:
         route(change, relations)
 
 
-@pytest.mark.parametrize(("what", "most"), [(own_secrets, 3000), (many_owners, 1000)])
+@pytest.mark.parametrize(("what", "most"), [(own_secrets, 3000), (many_owners, 1000), (many_settings, 10_000)])
 def test_ten_times_the_objects_or_owners_are_at_most_twelve_times_the_work(
     what: Callable[[int], list[Change[ObjectRecord]]], most: int
 ) -> None:

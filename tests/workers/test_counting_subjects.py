@@ -6,6 +6,7 @@ from typing import Any
 
 from eventcore.keys import ObjectKey, key
 from tests.workers.test_routing import GRACE, NOW, Cluster, guide
+from workers import reflection
 from workers.access import subject_grant
 from workers.ownership import Owner
 from workers.proxy_settings import MOST_SUBJECTS
@@ -47,7 +48,7 @@ def test_many_settings_of_a_namespace_count_no_more_than_one() -> None:
     for number in range(10):
         cluster.put("ProxySetting", NAMESPACE, f"s{number}", naming(number * 100, 100))
 
-    assert len(cluster.relations.settings.subjects_in(NAMESPACE)) == MOST_SUBJECTS
+    assert len(cluster.relations.settings.subjects.subjects_in(NAMESPACE)) == MOST_SUBJECTS
     assert ready(cluster, "s0") == ("True", "Succeeded")
     assert ready(cluster, "s2") == ready(cluster, "s9") == ("False", "TooManySubjects")
 
@@ -69,6 +70,28 @@ def test_one_that_goes_or_comes_decides_about_the_next_in_whatever_order_they_ca
     assert (counts(cluster, 0), counts(cluster, 1000)) == (False, True)
     assert {late, ("access", key("subject", "User", "user-01000"))} <= routes
     assert ready(cluster, "b") == ("True", "Succeeded")
+
+
+def test_bindings_show_a_namespace_to_so_many_subjects_and_one_that_names_more_is_told() -> None:
+    cluster = guide()
+    users = [{"kind": "User", "name": f"user-{one:05}"} for one in range(2 * reflection.MOST_SUBJECTS)]
+    first, second = (ObjectKey("AnyRoleBinding", NAMESPACE, name) for name in ("a", "b"))
+
+    # given one that names somebody, and then one before it that names more than count
+    cluster.put("AnyRoleBinding", NAMESPACE, "b", {"subjects": [{"kind": "User", "name": "dana"}]})
+    routes = cluster.put("AnyRoleBinding", NAMESPACE, "a", {"subjects": users})
+
+    # then the first of them count, whom they displace is compiled again, and both are told
+    subjects = cluster.relations.bindings.subjects
+    assert len(subjects.all()) == reflection.MOST_SUBJECTS
+    assert len(routes) == reflection.MOST_SUBJECTS + 1
+    assert ("access", key("subject", "User", "dana")) in routes
+    assert (subjects.is_cut(first), subjects.is_cut(second)) == (True, True)
+
+    # when it names fewer, then all count
+    routes = cluster.put("AnyRoleBinding", NAMESPACE, "a", {"subjects": users[:5]})
+    assert ("access", key("subject", "User", "dana")) in routes
+    assert (subjects.is_cut(first), subjects.is_cut(second)) == (False, False)
 
 
 def test_what_an_administrator_writes_for_all_of_the_cluster_counts_whole() -> None:

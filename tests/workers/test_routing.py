@@ -99,8 +99,7 @@ def outcome(relations: Relations) -> dict[Route, object]:
             found["rbac", key(account.namespace, account.name, target)] = why
     grants: list[Grant | None] = [tenant_grant(relations, name) for name in relations.tenants]
     subjects = {owner for name in relations.tenants for owner in relations.owners(name).all}
-    subjects |= {subject for place in relations.settings.all for subject in relations.settings.counting(place)}
-    subjects |= relations.bindings.subjects()
+    subjects |= relations.settings.subjects.all() | relations.bindings.subjects.all()
     grants += [subject_grant(relations, owner, NOW, GRACE, gate=True, reflects=True)[0] for owner in subjects]
     grants.append(config_grant(relations.configuration))
     found |= {("access", grant.key()): grant for grant in grants if grant is not None}

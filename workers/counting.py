@@ -1,0 +1,88 @@
+"""Whom objects of tenants name, of which in each namespace the first ones count, up to a number. Pure.
+
+Each subject is a grant to be compiled and written, and a tenant makes as many objects as it likes: so nobody else waits
+for those that are too many. What administrators write for the whole cluster counts whole.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import defaultdict
+from heapq import nsmallest
+from typing import TYPE_CHECKING
+
+from workers.tables import member
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from eventcore.keys import ObjectKey
+    from workers.ownership import Owner
+
+
+class Subjects:
+    """The subjects of each object that count, in the order of the objects' names; ``most`` of a namespace."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._named: dict[ObjectKey, tuple[Owner, ...]] = {}
+        self._beyond: set[ObjectKey] = set()
+        self._in: defaultdict[str, list[ObjectKey]] = defaultdict(list)
+        self._counting: dict[str, dict[ObjectKey, frozenset[Owner]]] = {}
+        self._of: defaultdict[Owner, set[ObjectKey]] = defaultdict(set)
+
+    def put(self, key: ObjectKey, subjects: Collection[Owner]) -> None:
+        """Take whom an object names now."""
+        named = tuple(nsmallest(self._most, subjects) if key.namespace else subjects)
+        (self._beyond.add if len(named) < len(subjects) else self._beyond.discard)(key)
+        there = self._in[key.namespace]
+        if self._named.pop(key, None) is not None:
+            del there[bisect_left(there, key)]
+        if named:
+            self._named[key] = named
+            insort(there, key)
+        before, after = self.counting_in(key.namespace), self._count(key)
+        for one in before.keys() | after.keys():
+            was, will = before.get(one, frozenset()), after.get(one, frozenset())
+            for subject in was ^ will:
+                member(self._of, subject, one, present=subject in will)
+        self._counting[key.namespace] = after
+        if not there:
+            del self._in[key.namespace], self._counting[key.namespace]
+
+    def all(self) -> set[Owner]:
+        """Return every subject that counts anywhere."""
+        return set(self._of)
+
+    def of(self, subject: Owner) -> list[ObjectKey]:
+        """Return the keys of the objects that name a subject, in order."""
+        return sorted(self._of.get(subject, ()))
+
+    def counting(self, key: ObjectKey) -> frozenset[Owner]:
+        """Return the subjects of an object that count."""
+        return self.counting_in(key.namespace).get(key, frozenset())
+
+    def counting_in(self, namespace: str) -> dict[ObjectKey, frozenset[Owner]]:
+        """Return the subjects that count by the key of the object that names them; what is returned never changes."""
+        return self._counting.get(namespace, {})
+
+    def is_cut(self, key: ObjectKey) -> bool:
+        """Tell whether an object names somebody who does not count."""
+        return key in self._beyond or len(self.counting(key)) < len(self._named.get(key, ()))
+
+    def subjects_in(self, namespace: str) -> set[Owner]:
+        """Return the subjects that count in a namespace, for "" those of the objects that are in none."""
+        return set().union(*self.counting_in(namespace).values())
+
+    def _count(self, changed: ObjectKey) -> dict[ObjectKey, frozenset[Owner]]:
+        if not changed.namespace:
+            rest = {key: found for key, found in self.counting_in("").items() if key != changed}
+            return rest | ({changed: frozenset(self._named[changed])} if changed in self._named else {})
+        counting: dict[ObjectKey, frozenset[Owner]] = {}
+        left = self._most
+        for key in self._in[changed.namespace]:
+            counting[key] = frozenset(self._named[key][:left])
+            left -= len(counting[key])
+            if not left:
+                break
+        return counting

@@ -14,7 +14,7 @@ from workers.ownership import findings as owner_findings
 from workers.ownership import identities, is_enabled, namespace_claims
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from eventcore.objects import Tenant
     from tether.doctor_snapshot import AccountState, ConfigState, Severity, Snapshot
@@ -35,7 +35,7 @@ def tenant_findings(snapshot: Snapshot) -> Iterator[Finding]:
     found = {one.account: one for one in snapshot.survey.found}
     states = {state.account: state for state in snapshot.accounts}
     yield from _refused(relations)
-    yield from _without_tenant(relations, owners)
+    yield from _without_tenant(relations, {*owners, *(one.account for one in snapshot.former)})
     for account, tenants in owners.items():
         yield from _capsule_user(relations, account)
         yield from _home(relations, account, found.get(account))
@@ -81,10 +81,10 @@ def _refused(relations: Relations) -> Iterator[Finding]:
         yield _finding("error", "home", f"Namespace/{account.namespace}", text, remedy)
 
 
-def _without_tenant(relations: Relations, owners: dict[Account, tuple[str, ...]]) -> Iterator[Finding]:
+def _without_tenant(relations: Relations, told: Collection[Account]) -> Iterator[Finding]:
     elsewhere = refused(relations)
     for account, found in sorted(relations.accounts.items()):
-        if is_enabled(found) and account not in owners and account not in elsewhere:
+        if is_enabled(found) and account not in told and account not in elsewhere:
             text = f"carries {ANNOTATION_ENABLED} but owns no Tenant, so it gets nothing"
             remedy = f"add {account.username} to spec.owners of its Tenant, or take the annotation off"
             yield _finding("warning", "accounts", account, text, remedy)

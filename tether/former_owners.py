@@ -6,6 +6,7 @@ asked for, and rights under other names at home. Both end with the ServiceAccoun
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -79,7 +80,11 @@ def former_findings(former: Collection[FormerOwner]) -> Iterator[Finding]:
     """Return what is to be said of former owners."""
     for one in former:
         account = one.account
-        remedy = f"kubectl delete serviceaccount -n {account.namespace} {account.name}, or delete the namespace"
+        remedy = f"delete the namespace, or kubectl delete serviceaccount -n {account.namespace} {account.name}"
+        if one.bindings:
+            # A name that a tenant chose may hold anything, and somebody will paste this into a shell.
+            names = shlex.join(one.bindings[:_SHOWN]) + (" ..." if len(one.bindings) > _SHOWN else "")
+            remedy += f" and kubectl delete rolebinding -n {account.namespace} {names}"
         text = "owned a Tenant and owns none any more, but is still there: a token that it asked for itself, and what "
         text += "it made at its home, stay good"
         yield Finding(severity="warning", check="former-owners", object=str(account), message=text, remedy=remedy)
@@ -92,5 +97,5 @@ def former_findings(former: Collection[FormerOwner]) -> Iterator[Finding]:
                 check="former-owners",
                 object=f"Namespace/{account.namespace}",
                 message=text,
-                remedy="delete what nobody needs there, and the ServiceAccount",
+                remedy=remedy,
             )

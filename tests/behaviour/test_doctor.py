@@ -81,6 +81,7 @@ async def test_an_account_that_owned_a_tenant_and_is_still_there_is_named_with_w
     ]
     assert "kubectl delete serviceaccount" in former[0]["remedy"]
     assert "RoleBinding door" in former[1]["message"]
+    assert not [one for one in about(findings, tenancy.home) if one["check"] == "accounts"], "one remedy, not two"
 
     # And when it is gone, no more is said
     await tenancy.admin.delete(api_path("", "v1", "serviceaccounts", namespace=tenancy.home, name=ACCOUNT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any, cast
 
 import msgspec
@@ -68,3 +69,10 @@ def test_a_former_owner_is_a_warning_and_its_rights_are_an_error(bindings: tuple
     assert [one.severity for one in found] == ["warning", "error"][: 1 + bool(bindings)]
     assert "kubectl delete serviceaccount -n oil-system deployer" in found[0].remedy
     assert all(name in found[1].message for name in bindings[:3])
+
+
+def test_what_is_to_be_pasted_runs_nothing_that_a_tenant_chose() -> None:
+    name = "$(touch here); rm x"
+    for one in former_findings([FormerOwner(account=OIL, bindings=(name,))]):
+        words = shlex.split(one.remedy)
+        assert words[-1] == name

@@ -10,7 +10,9 @@ Pure: no clock, no client. The rules:
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import Enum
+from operator import itemgetter
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
@@ -107,6 +109,18 @@ def is_mass_delete(gone: int, live: int, *, share: float, minimum: int) -> bool:
     ``minimum`` objects may always go; beyond them not more than ``share`` (0 to 1) of the kind. 1 switches it off.
     """
     return gone > minimum and gone > share * live
+
+
+def is_one_tenants(gone: Iterable[str], live: Iterable[str], *, share: float) -> bool:
+    """Tell whether one tenant alone deleted so many that it is a mass delete, which it may: all these are its own.
+
+    Both name the tenant of each object, "" for none. Without that tenant's the list must hold what it should, and
+    something at all: a list that is empty for everybody is nobody's doing.
+    """
+    gone_of, live_of = Counter(gone), Counter(live)
+    tenant, most = max(((one, count) for one, count in gone_of.items() if one), key=itemgetter(1), default=("", 0))
+    others = live_of.total() - live_of[tenant]
+    return bool(tenant) and others > 0 and gone_of.total() - most <= share * others
 
 
 def is_older(one: str, other: str) -> bool:

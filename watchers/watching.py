@@ -30,20 +30,21 @@ from eventcore.errors import (
     WatchInactiveError,
 )
 from eventcore.events import AuditRecord
+from eventcore.keys import ObjectKey
 from eventcore.kube_watch import list_pages, watch
 from eventcore.logs import get
+from eventcore.objects import LABEL_TENANT
 from eventcore.waiting import end
 from watchers.answers import UnreadableError, position, read
 from watchers.backoff import Backoff
 from watchers.marks import Freshness, Marker
 from watchers.publish import BUS_TROUBLE, Publisher
-from watchers.snapshot import is_mass_delete, is_older, missing
+from watchers.snapshot import is_mass_delete, is_older, is_one_tenants, missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from eventcore.bus import Bus
-    from eventcore.keys import ObjectKey
     from eventcore.kube import KubeClient
     from eventcore.kube_watch import WatchEvent
     from eventcore.metrics import Metrics
@@ -213,11 +214,9 @@ class KindWatcher:
     async def _bury_missing(self, before: dict[ObjectKey, int], listed: set[ObjectKey]) -> None:
         after = {record.key: record.sequence for record in self._reader.view.all(self.row.kind)}
         gone = missing(before, after, listed)
-        if is_mass_delete(
-            len(gone.bury),
-            len(after),
-            share=self._settings.mass_delete_share,
-            minimum=self._settings.mass_delete_min,
+        share, minimum = self._settings.mass_delete_share, self._settings.mass_delete_min
+        if is_mass_delete(len(gone.bury), len(after), share=share, minimum=minimum) and not is_one_tenants(
+            map(self._tenant, gone.bury), map(self._tenant, after), share=share
         ):
             self._stop_burying({key: after[key] for key in gone.bury}, live=len(after))
         else:
@@ -226,6 +225,12 @@ class KindWatcher:
             self._go_on_burying()
         for key in gone.ask:
             await self._publisher.ask(key)
+
+    def _tenant(self, key: ObjectKey) -> str:
+        """Return the tenant that the label of an object's namespace names, or named last; "" for none."""
+        name = key.name if key.kind == "Namespace" else key.namespace
+        namespace = self._reader.view.last(ObjectKey("Namespace", "", name))
+        return namespace.metadata.labels.get(LABEL_TENANT, "") if namespace is not None else ""
 
     def _stop_burying(self, gone: dict[ObjectKey, int], *, live: int) -> None:
         if gone.keys() != self._stopped.keys():

@@ -157,6 +157,24 @@ async def test_a_mass_delete_stops_says_so_and_sends_no_marks(world: World) -> N
         assert len(names(reader.view)) == 15
 
 
+async def test_a_tenant_that_deleted_its_many_namespaces_while_nobody_watched_stops_nothing(world: World) -> None:
+    # given a tenant that has more than half of all namespaces
+    await seed(world, count=15)
+    for number in range(12):
+        await world.api.put(NAMESPACES, f"ns-{number:02}", metadata={"labels": {"capsule.clastix.io/tenant": "oil"}})
+    async with world.watcher():
+        await marked(world, "Namespace", after=await last_sequence(world))
+
+    # when all of them go while no watcher runs, then the next one buries them and vouches for the rest
+    for number in range(12):
+        world.api.forget(NAMESPACES, f"ns-{number:02}")
+    before = await last_sequence(world)
+    async with world.watcher():
+        await marked(world, "Namespace", after=before)
+    async with world.reader() as reader:
+        assert names(reader.view) == ["ns-12", "ns-13", "ns-14"]
+
+
 async def test_an_operator_confirms_with_one_watcher_and_the_stopped_one_goes_on(world: World) -> None:
     await seed(world, count=15)
     for number in range(15):

@@ -15,6 +15,7 @@ from watchers.snapshot import (
     is_newer,
     is_newer_in_list,
     is_older,
+    is_one_tenants,
     missing,
     settle,
 )
@@ -180,6 +181,27 @@ def test_a_pass_may_bury_the_minimum_and_the_share_and_no_more(gone: int, live: 
 @given(st.integers(0, 10**6))
 def test_share_one_buries_everything(live: int) -> None:
     assert not is_mass_delete(live, live, share=1.0, minimum=0)
+
+
+@pytest.mark.parametrize(
+    ("gone", "live", "one"),
+    [
+        (["oil"] * 90, ["oil"] * 90 + [""] * 10, True),
+        (["oil"] * 90 + [""] * 5, ["oil"] * 95 + [""] * 10, True),  # and what goes anyway
+        (["oil"] * 90 + [""] * 6, ["oil"] * 95 + [""] * 10, False),
+        (["oil"] * 50 + ["gas"] * 50, ["oil"] * 50 + ["gas"] * 50 + [""] * 40, False),
+        (["oil"] * 90, ["oil"] * 90, False),  # nothing else shows that the list is right
+        ([""] * 90, [""] * 100, False),
+        ([], [], False),
+    ],
+)
+def test_a_tenant_may_delete_all_that_is_its_own(gone: list[str], live: list[str], *, one: bool) -> None:
+    assert is_one_tenants(gone, live, share=0.5) is one
+
+
+@given(st.lists(st.sampled_from(["", "oil", "gas"])))
+def test_an_empty_list_is_never_one_tenants_doing(live: list[str]) -> None:
+    assert not is_one_tenants(live, live, share=0.5)
 
 
 def test_a_version_that_is_no_number_is_not_older() -> None:

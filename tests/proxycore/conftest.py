@@ -148,6 +148,7 @@ class World:
         self.service: Service
         self.session: aiohttp.ClientSession
         self.vouching = True  # whether marks go out
+        self._marking = asyncio.Lock()
         self.over = False  # a publish that is just answered may swallow a cancellation, so loops look here too
         self._mirrored = 0
         self._kinds = {("", "namespaces"): "Namespace"}
@@ -273,9 +274,16 @@ class World:
     async def vouch(self) -> None:
         """Publish marks as a watcher does."""
         while not self.over:
-            if self.vouching:
-                await self.mark()
+            async with self._marking:
+                if self.vouching:
+                    await self.mark()
             await asyncio.sleep(0.1)
+
+    async def stop_vouching(self) -> None:
+        """Publish no mark any more; none is on its way afterwards."""
+        self.vouching = False
+        async with self._marking:
+            pass
 
     async def mark(self) -> None:
         for kind in (*self._kinds.values(), "Tenant", "CapsuleConfiguration"):

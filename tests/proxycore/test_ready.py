@@ -101,7 +101,7 @@ async def test_while_nats_is_away_it_stays_ready_forwards_and_refuses_what_it_wo
 
 async def test_old_marks_do_not_hold_up_the_first_readiness(world: World) -> None:
     await world.settle()
-    world.vouching = False
+    await world.stop_vouching()
     async with world.proxy(max_view_age=1.0, mark_interval=0.1):
         await until(lambda: world.role.readiness.ready)
         await until(lambda: gauge(world, "tether_proxy_stale") == 1)
@@ -109,7 +109,7 @@ async def test_old_marks_do_not_hold_up_the_first_readiness(world: World) -> Non
 
 
 async def test_before_a_watcher_has_vouched_for_anything_it_is_not_ready_and_says_why(world: World) -> None:
-    world.vouching = False
+    await world.stop_vouching()
     await world.bus.js.purge_stream(topology.OBJECTS)
     async with world.proxy() as service:
         await until(lambda: "no watcher" in dict(world.role.readiness.failing()).get("namespaces", ""))
@@ -165,7 +165,7 @@ async def test_when_nats_lost_everything_a_good_token_is_never_refused(world: Wo
     await world.grant(account)
     await world.settle()
     await until(lambda: world.role.readiness.ready)
-    world.vouching = False
+    await world.stop_vouching()
     codes: list[int] = []
     over = asyncio.Event()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import defaultdict
 from heapq import nsmallest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from workers.tables import member
 
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from workers.ownership import Owner
 
 
+_NOBODY: Final = frozenset["Owner"]()
+
+
 class Subjects:
     """The subjects of each object that count, in the order of the objects' names; ``most`` of a namespace."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._named: dict[ObjectKey, tuple[Owner, ...]] = {}
+        self._named: dict[ObjectKey, tuple[tuple[Owner, ...], frozenset[Owner]]] = {}  # in order, and all of these
         self._beyond: set[ObjectKey] = set()
         self._in: defaultdict[str, list[ObjectKey]] = defaultdict(list)
         self._counting: dict[str, dict[ObjectKey, frozenset[Owner]]] = {}
@@ -39,13 +42,14 @@ class Subjects:
         if self._named.pop(key, None) is not None:
             del there[bisect_left(there, key)]
         if named:
-            self._named[key] = named
+            self._named[key] = named, frozenset(named)
             insort(there, key)
         before, after = self.counting_in(key.namespace), self._count(key)
         for one in before.keys() | after.keys():
-            was, will = before.get(one, frozenset()), after.get(one, frozenset())
-            for subject in was ^ will:
-                member(self._of, subject, one, present=subject in will)
+            was, will = before.get(one, _NOBODY), after.get(one, _NOBODY)
+            if was is not will:
+                for subject in was ^ will:
+                    member(self._of, subject, one, present=subject in will)
         self._counting[key.namespace] = after
         if not there:
             del self._in[key.namespace], self._counting[key.namespace]
@@ -60,7 +64,7 @@ class Subjects:
 
     def counting(self, key: ObjectKey) -> frozenset[Owner]:
         """Return the subjects of an object that count."""
-        return self.counting_in(key.namespace).get(key, frozenset())
+        return self.counting_in(key.namespace).get(key, _NOBODY)
 
     def counting_in(self, namespace: str) -> dict[ObjectKey, frozenset[Owner]]:
         """Return the subjects that count by the key of the object that names them; what is returned never changes."""
@@ -68,7 +72,7 @@ class Subjects:
 
     def is_cut(self, key: ObjectKey) -> bool:
         """Tell whether an object names somebody who does not count."""
-        return key in self._beyond or len(self.counting(key)) < len(self._named.get(key, ()))
+        return key in self._beyond or (key in self._named and self.counting(key) != self._named[key][1])
 
     def subjects_in(self, namespace: str) -> set[Owner]:
         """Return the subjects that count in a namespace, for "" those of the objects that are in none."""
@@ -77,11 +81,12 @@ class Subjects:
     def _count(self, changed: ObjectKey) -> dict[ObjectKey, frozenset[Owner]]:
         if not changed.namespace:
             rest = {key: found for key, found in self.counting_in("").items() if key != changed}
-            return rest | ({changed: frozenset(self._named[changed])} if changed in self._named else {})
+            return rest | ({changed: self._named[changed][1]} if changed in self._named else {})
         counting: dict[ObjectKey, frozenset[Owner]] = {}
         left = self._most
         for key in self._in[changed.namespace]:
-            counting[key] = frozenset(self._named[key][:left])
+            ordered, whole = self._named[key]
+            counting[key] = whole if len(whole) <= left else frozenset(ordered[:left])
             left -= len(counting[key])
             if not left:
                 break

@@ -178,8 +178,9 @@ def _setting_change(
     # Where the subjects of a namespace are more than count, one object decides about the next.
     nobody = frozenset[Owner]()
     for place in before.keys() | after.keys():
-        if place == target or before.get(place) != after.get(place):
-            routes |= _subjects(before.get(place, nobody) | after.get(place, nobody))
+        was, will = before.get(place, nobody), after.get(place, nobody)
+        if place == target or (was is not will and was != will):
+            routes |= _subjects(was | will)
             routes |= _statuses([place] if is_setting else [])
     return routes
 

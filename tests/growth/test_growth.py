@@ -136,15 +136,13 @@ def route_all(changes: object) -> None:
         route(change, relations)
 
 
-@pytest.mark.parametrize(("what", "most"), [(own_secrets, 3000), (many_owners, 1000), (many_settings, 10_000)])
+@pytest.mark.parametrize(("what", "most"), [(own_secrets, 3000), (many_owners, 1000), (many_settings, 4000)])
 def test_ten_times_the_objects_or_owners_are_at_most_twelve_times_the_work(
     what: Callable[[int], list[Change[ObjectRecord]]], most: int
 ) -> None:
     case = Case(read=route_all, text=what, most=most)
 
-    ratio = min(growth(case)[0] for _ in range(3))
-
-    assert ratio <= MOST, f"ten times the number took {ratio:.0f} times as long"
+    assert any(growth(case)[0] <= MOST for _ in range(3))
 
 
 def test_whatever_is_quadratic_is_found() -> None:

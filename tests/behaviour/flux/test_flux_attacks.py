@@ -80,8 +80,8 @@ async def test_at_home_an_account_named_as_fluxs_own_is_the_homes_and_has_no_rig
     await put(oil.kustomization(name, oil.home, name, **spec))
     await put(oil.kustomization(bare, oil.home, name, kubeConfig=None, **spec))
 
-    # Then the proxy acts for no such account, and the API server gives it nothing
-    await oil.refused("Kustomization", oil.home, name, r"failed \(Forbidden\): failed to get server groups")
+    # Then both act for the account at home, to which the API server gives nothing
+    await oil.refused("Kustomization", oil.home, name, account(oil.home, "kustomize-controller"))
     await oil.refused("Kustomization", oil.home, bare, account(oil.home, "kustomize-controller"))
     assert await oil.tenancy.get("ConfigMap", FLUX, f"{oil.name}-{name}") is None
 

@@ -20,13 +20,13 @@ from eventcore.topology import WORK
 from tests.behaviour.conftest import eventually
 from tests.behaviour.states import Whole
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow, pytest.mark.timeout(240)]
 
 Tenancy = Any
 ACCOUNT = "gitops-reconciler"
 KUBECONFIG = f"{ACCOUNT}-kubeconfig"
 ENABLED = "capsule.addon.fluxcd/enabled"
-INTERVAL = "3s"
+INTERVAL = "15s"  # a cluster that many tests shared has some thousand keys, all of them asked for in each
 
 
 async def is_granted(cluster: Any, grant: Key) -> bool:

@@ -70,9 +70,14 @@ class Subjects:
         """Return the subjects that count by the key of the object that names them; what is returned never changes."""
         return self._counting.get(namespace, {})
 
-    def is_cut(self, key: ObjectKey) -> bool:
-        """Tell whether an object names somebody who does not count."""
-        return key in self._beyond or (key in self._named and self.counting(key) != self._named[key][1])
+    def cut(self) -> list[str]:
+        """Return the namespaces in which somebody is named who does not count."""
+        return [namespace for namespace in self._in if self.is_cut(namespace)]
+
+    def is_cut(self, namespace: str) -> bool:
+        """Tell whether somebody is named in a namespace who does not count: then the last object has no room."""
+        last = self._in[namespace][-1] if namespace in self._in else None
+        return last is not None and (last in self._beyond or self.counting(last) is not self._named[last][1])
 
     def subjects_in(self, namespace: str) -> set[Owner]:
         """Return the subjects that count in a namespace, for "" those of the objects that are in none."""

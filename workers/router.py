@@ -114,17 +114,16 @@ class Router:
             for worker, key in sorted(route(change, self.relations))
         )
         if record is not None and record.key.kind == "AnyRoleBinding":
-            self._tell_cut(record)
+            self._tell_if_cut(record.key.namespace, cause_id)
 
-    def _tell_cut(self, record: ObjectRecord) -> None:
-        """Name a RoleBinding that names more subjects than count; a ProxySetting says so in its status."""
-        key = record.key
-        if self.relations.bindings.subjects.is_cut(key):
+    def _tell_if_cut(self, namespace: str, cause: str) -> None:
+        """Name a namespace whose RoleBindings name more than count; a ProxySetting says so in its status."""
+        if self._settings.enable_reflector and self.relations.bindings.subjects.is_cut(namespace):
             message = (
-                f"the RoleBindings of namespace {shown(key.namespace)} show it to {MOST_SUBJECTS} subjects at most, "
-                "in the order of their names: some that this one names are not shown it"
+                f"the RoleBindings of namespace {namespace} show it to {MOST_SUBJECTS} subjects at most, in the order "
+                "of their names, and name more: remove some"
             )
-            self._tell("access", f"RoleBinding/{key.namespace}/{key.name}", record.id, "subjects", message)
+            self._tell("access", f"RoleBindings of {namespace}", cause, "subjects", message)
 
     def _class_of(self, change: Change[ObjectRecord]) -> tuple[int, str]:
         """Return how urgent a change is, and whose it is: a tenant's, or a namespace's that is no tenant's."""
@@ -185,6 +184,8 @@ class Router:
         # No await in between: a change is either in the relations now, or routed by itself.
         self._put(Outgoing(worker, key, WorkRequest(reason="start")) for worker, key in sorted(self.routes()))
         self.started.set()
+        for namespace in self.relations.bindings.subjects.cut():
+            self._tell_if_cut(namespace, "start")
         log.info("everything found is asked for", requests=self.waiting)
         async for due in turns(self.routes, self._settings.sweep_interval, stopping):
             self._put(Outgoing(turn.worker, turn.key, WorkRequest(reason="sweep"), turn.msg_id) for turn in due)

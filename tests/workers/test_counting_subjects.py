@@ -72,26 +72,31 @@ def test_one_that_goes_or_comes_decides_about_the_next_in_whatever_order_they_ca
     assert ready(cluster, "b") == ("True", "Succeeded")
 
 
-def test_bindings_show_a_namespace_to_so_many_subjects_and_one_that_names_more_is_told() -> None:
+def test_bindings_show_a_namespace_to_so_many_subjects_and_a_namespace_with_more_is_known() -> None:
     cluster = guide()
     users = [{"kind": "User", "name": f"user-{one:05}"} for one in range(2 * reflection.MOST_SUBJECTS)]
-    first, second = (ObjectKey("AnyRoleBinding", NAMESPACE, name) for name in ("a", "b"))
 
     # given one that names somebody, and then one before it that names more than count
     cluster.put("AnyRoleBinding", NAMESPACE, "b", {"subjects": [{"kind": "User", "name": "dana"}]})
     routes = cluster.put("AnyRoleBinding", NAMESPACE, "a", {"subjects": users})
 
-    # then the first of them count, whom they displace is compiled again, and both are told
+    # then the first of them count, and whom they displace is compiled again
     subjects = cluster.relations.bindings.subjects
     assert len(subjects.all()) == reflection.MOST_SUBJECTS
     assert len(routes) == reflection.MOST_SUBJECTS + 1
     assert ("access", key("subject", "User", "dana")) in routes
-    assert (subjects.is_cut(first), subjects.is_cut(second)) == (True, True)
+    assert subjects.cut() == [NAMESPACE]
 
     # when it names fewer, then all count
     routes = cluster.put("AnyRoleBinding", NAMESPACE, "a", {"subjects": users[:5]})
     assert ("access", key("subject", "User", "dana")) in routes
-    assert (subjects.is_cut(first), subjects.is_cut(second)) == (False, False)
+    assert subjects.cut() == []
+
+    # when it names as many as count, then there is no room for the other, which is told too
+    cluster.put("AnyRoleBinding", NAMESPACE, "a", {"subjects": users[: reflection.MOST_SUBJECTS]})
+    assert subjects.is_cut(NAMESPACE)
+    cluster.put("AnyRoleBinding", NAMESPACE, "b", None)
+    assert not subjects.is_cut(NAMESPACE)
 
 
 def test_what_an_administrator_writes_for_all_of_the_cluster_counts_whole() -> None:

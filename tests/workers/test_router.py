@@ -17,6 +17,7 @@ from eventcore.keys import ObjectKey, key, mark_subject, parse_work_subject, wor
 from eventcore.objects import ANNOTATION_ACCOUNT, LABEL_COMPONENT
 from eventcore.publishable import tombstone
 from eventcore.reading import Reader
+from workers.reflection import MOST_SUBJECTS
 from workers.replaying import PENDING, replay
 from workers.router import Router
 
@@ -260,6 +261,25 @@ async def test_what_nats_refuses_for_ever_is_not_tried_again(bus: Bus, settings:
 
     # then that one is set aside, and the rest is asked for
     assert {(worker, target) for worker, target, _ in await requests(bus)} == ALL_KEYS
+
+
+@pytest.mark.parametrize("reflects", [True, False])
+async def test_a_namespace_whose_bindings_name_more_than_count_is_told_at_the_start_and_when_one_changes(
+    make_bus: MakeBus, make_settings: MakeSettings, metrics: Metrics, *, reflects: bool
+) -> None:
+    settings, bus = make_settings(enable_reflector=reflects), await make_bus()
+    await put_example(bus)
+    subjects = [{"kind": "User", "name": f"user-{number}"} for number in range(MOST_SUBJECTS + 1)]
+    binding = ObjectKey("AnyRoleBinding", "oil-production", "many")
+    await put(bus, binding, 3, subjects=subjects)
+
+    async with routing(bus, settings, metrics):
+        await put(bus, binding, 4, subjects=[*subjects, {"kind": "User", "name": "dana"}])
+
+    # once in the audit, each time in the series, and only where RoleBindings show anything
+    told = metrics.registry.get_sample_value(SET_ASIDE, {"controller": "access", "why": "subjects"})
+    assert told == (2 if reflects else None)
+    assert (await bus.stream_state(topology.AUDIT)).messages == reflects
 
 
 async def test_the_sweep_asks_for_every_key_in_each_interval(

@@ -54,7 +54,8 @@ def merged(*given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 
 def setting_operations(setting: ProxySetting, subject: Owner) -> dict[str, tuple[str, ...]]:
     """Return what a ProxySetting would let a subject do by kind; of that counts what is under the `ceiling`."""
-    return _together(setting.spec.subjects).get(subject, {})
+    entries = (one for one in setting.spec.subjects if (one.kind, one.name) == (subject.kind, subject.name))
+    return _together(entries).get(subject, {})
 
 
 def ceiling(tenant: Tenant | None, owners: Collection[Owner]) -> dict[str, frozenset[str]]:

@@ -127,10 +127,6 @@ class Writer:
             await self.record(run, what, manifest.target, manifest.account, manifest.tenant)
         return "renewed" if renewed else "updated"
 
-    async def remove(self, run: Run, target: Target, account: Account | None, *, action: str, tenant: str = "") -> bool:
-        """Delete an object if Tether made it for this account; tell whether there was one to delete."""
-        return await self._remove(run, target, account, action=action, tenant=tenant)
-
     async def remove_all(
         self, run: Run, targets: Iterable[Target], account: Account, *, action: str, tenant: str = "", whole: int = 0
     ) -> bool:
@@ -146,7 +142,7 @@ class Writer:
         cleaning = Cleaning()
         for target, into in cleaning.share(targets, account, whole, self._memory):
             try:
-                done = await self._remove(run, target, account, action=action, tenant=tenant, into=into)
+                done = await self.remove(run, target, account, action=action, tenant=tenant, into=into)
                 removed |= done and into is None
             except ForbiddenError as error:
                 if into is None or self._memory is None or not self._memory.forget(target):
@@ -173,16 +169,20 @@ class Writer:
         topic = _topic(run, target)
         await self.tell(run, topic, account_ref(account), reason="ForeignObject", message=message, record=record)
 
-    async def _remove(
+    async def remove(
         self,
         run: Run,
         target: Target,
         account: Account | None,
         *,
         action: str,
-        tenant: str,
+        tenant: str = "",
         into: Cleaning | None = None,
     ) -> bool:
+        """Delete an object if Tether made it for this account; tell whether there was one to delete.
+
+        ``into``: what deletes it with others, and records them together.
+        """
         existing = await self.read(target)
         if existing is None and self._memory is not None:
             self._memory.forget(target)

@@ -29,7 +29,7 @@ demo: setup ## run the guide's example on an embedded cluster, step by step
 test: setup ## run the test suite
 	$(ON_TMPFS) $(BIN)/pytest -n 4 --dist loadgroup -m "not slow" tests
 
-proofs: setup ## run the tests that take long: migration, sweeps, rotations, killed roles, hostile requests
+proofs: setup ## run the tests that take long: whole clusters, migration, sweeps, rotations, killed roles, hostile requests
 	$(ON_TMPFS) $(BIN)/pytest -n 3 --dist loadgroup -m slow tests
 
 kube-test: setup ## run the behaviour and contract suites on a real kube-apiserver with Capsule and Flux

@@ -92,7 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     list_page_size: Annotated[int, _number("watch", "objects a page", 1, 10_000)] = 500
     mark_interval: Annotated[float, _seconds("watch", "a mark of freshness goes out at least this often")] = 5.0
     mass_delete_share: Annotated[
-        float, _number("watch", "a pass that would bury more than this share of a kind stops", 0, 1)
+        float, _number("watch", "a pass that would bury more of a kind, and not of one tenant alone, stops", 0, 1)
     ] = 0.5
     mass_delete_min: Annotated[int, _number("watch", "so many may always be buried in a pass", 0)] = 10
     tombstone_ttl: Annotated[float, _seconds("watch", "how long a deleted object leaves a tombstone", 1)] = 7 * DAY

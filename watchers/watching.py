@@ -1,9 +1,10 @@
 """One kind: list, compare with the view, publish the difference, watch, and again from the right place after a break.
 
 * A list that failed, broke off or held an object without a readable name buries nothing.
-* A pass that would bury too much (``mass_delete_share``, ``mass_delete_min``) buries nothing, says so, and makes no
-  marks, so that views grow old instead of wrong. An operator who knows that the objects are really gone confirms by
-  running one watcher with ``--mass-delete-share=1``; the others see its tombstones and go on.
+* A pass that would bury too much (``mass_delete_share``, ``mass_delete_min``), and not of one tenant alone, buries
+  nothing, says so, and makes no marks, so that views grow old instead of wrong. An operator who knows that the objects
+  are really gone confirms by running one watcher with ``--mass-delete-share=1``; the others see its tombstones and go
+  on.
 * A watch that the API server ended in good order goes on from the last version. A broken one begins with a list, which
   costs little (only differences are published) and vouches for the kind at once.
 """

@@ -137,7 +137,7 @@ class Bus:
             bus.nc.options["max_reconnect_attempts"] = -1
             bus.nc.options["reconnect_time_wait"] = RETRY_PAUSE
             await expect_jetstream(bus.js, settings)
-        except BaseException:  # a cancelled start leaves no connection either
+        except BaseException:  # CancelledError too: a start that is stopped leaves no connection
             await _close_quietly(bus.nc)
             raise
         bus._tell_connected(connected=True)

@@ -62,7 +62,7 @@ async def _join(role: Role, name: str, streams: Sequence[str]) -> Bus:
         for stream in streams:
             while why := await _missing(bus, stream):
                 await waiting.once_more(why, "waiting for the streams in NATS")
-    except BaseException:  # a stop while it waits is a cancellation
+    except BaseException:  # CancelledError too: that is how a stop ends the wait
         await bus.close()
         raise
     waiting.over()

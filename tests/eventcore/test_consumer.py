@@ -371,13 +371,13 @@ async def test_the_depth_of_each_worker_counts_what_waits_and_what_is_in_hand_bu
     measured = asyncio.Event()
     background(depth.measure(bus, metrics, measured, interval=0.05))
     async with asyncio.timeout(20):
-        while metrics.queue_depth.labels("rbac")._value.get() != 3:  # noqa: SLF001 -- see above
-            await asyncio.sleep(0.01)
-        while metrics.queue_oldest.labels("rbac")._value.get() <= 0:  # noqa: SLF001 -- counted after the depth
+        # One worker is measured after the other, so what is said of rbac is there when token's depth is.
+        while metrics.queue_depth.labels("token")._value.get() != 1:  # noqa: SLF001 -- see above
             await asyncio.sleep(0.01)
     measured.set()
+    assert metrics.queue_depth.labels("rbac")._value.get() == 3  # noqa: SLF001 -- see above
+    assert metrics.queue_oldest.labels("rbac")._value.get() > 0  # noqa: SLF001 -- see above
     assert metrics.queue_oldest.labels("access")._value.get() == 0  # noqa: SLF001 -- see above
-    assert metrics.queue_depth.labels("token")._value.get() == 1  # noqa: SLF001 -- see above
     assert metrics.queue_depth.labels("access")._value.get() == 0  # noqa: SLF001 -- see above
 
 

@@ -113,7 +113,7 @@ async def test_whoever_takes_something_back_waits_for_no_record_of_anybody() -> 
         await audit.wait()
         told.append(record)
 
-    world.audit = away  # type: ignore[method-assign]
+    world.audit = away  # type: ignore[method-assign]  # the bus without AUDIT
 
     # when both are done, then neither waited
     async with asyncio.timeout(5):
